@@ -1,0 +1,6 @@
+test: test-fast
+
+test-fast:
+	cargo test --workspace --locked
+
+.PHONY: test test-fast

@@ -1,0 +1,162 @@
+//! The one door into the core and the one door out of it.
+
+use std::net::{IpAddr, SocketAddr};
+
+use crate::device::Device;
+use crate::key::PublicKey;
+use crate::mailbox::{Mailbox, Sealed};
+use crate::settings::Settings;
+use crate::status::Reason;
+
+/// What the world tells the core.
+#[derive(Debug, Clone)]
+pub enum Input {
+    /// The configuration, at start and whenever it was read again.
+    Settings(Settings),
+    /// A whole dump of one interface.
+    Device(Device),
+    /// The interface of this name is gone.
+    Gone(String),
+    /// All addresses of this machine, whenever one of them changed.
+    Addresses(Vec<LocalAddress>),
+    /// The STUN servers' resolved addresses, whenever they changed.
+    StunServers(Vec<SocketAddr>),
+    /// A backend delivered the newest message of a mailbox.
+    Message {
+        /// The mailbox that it lay in.
+        mailbox: Mailbox,
+        /// The message, unverified.
+        sealed: Sealed,
+    },
+    /// At least one backend is reachable now.
+    BackendUp,
+    /// No backend is reachable any more.
+    BackendDown,
+    /// A STUN packet arrived on a WireGuard port.
+    Packet(Packet),
+    /// A user asks for a new session with a peer.
+    Restart {
+        /// Name of the interface.
+        interface: String,
+        /// The peer.
+        peer: PublicKey,
+    },
+    /// The agent leaves: mailboxes are withdrawn, endpoints stay.
+    Stop,
+    /// The time that [`crate::mesh::Mesh::poll_timeout`] named has come.
+    Timeout,
+}
+
+/// An address of this machine and the link that carries it.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct LocalAddress {
+    /// Name of the link.
+    pub link: String,
+    /// The address.
+    pub address: IpAddr,
+    /// Deprecated by the kernel (RFC 4862 §5.5.4): no new connection should use it.
+    pub deprecated: bool,
+}
+
+/// A UDP payload that arrived on a WireGuard port and looks like STUN.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Packet {
+    /// Who sent it.
+    pub source: SocketAddr,
+    /// Our address and WireGuard's port.
+    pub destination: SocketAddr,
+    /// The UDP payload.
+    pub payload: Vec<u8>,
+}
+
+/// What the core wants done.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Output {
+    /// Leave a message in a mailbox, replacing the one in it.
+    Publish {
+        /// The mailbox from us to the peer.
+        mailbox: Mailbox,
+        /// The message.
+        sealed: Sealed,
+    },
+    /// Take our message out of a mailbox.
+    Withdraw(Mailbox),
+    /// Deliver what is and will be left in a mailbox.
+    Subscribe(Mailbox),
+    /// Stop delivering from a mailbox.
+    Unsubscribe(Mailbox),
+    /// Send STUN from a WireGuard port.
+    Transmit(Transmit),
+    /// Write a peer's endpoint into the interface.
+    SetEndpoint {
+        /// Name of the interface.
+        interface: String,
+        /// The peer.
+        peer: PublicKey,
+        /// Where WireGuard shall send to.
+        endpoint: SocketAddr,
+    },
+    /// Send a packet into the tunnel, so that WireGuard handshakes by itself.
+    Nudge {
+        /// Name of the interface.
+        interface: String,
+        /// An address that WireGuard routes to the peer.
+        address: IpAddr,
+    },
+    /// Dump an interface now and hand it in as [`Input::Device`].
+    Dump {
+        /// Name of the interface.
+        interface: String,
+    },
+    /// What the agent shows of a peer or interface changed.
+    Changed(Change),
+}
+
+/// A UDP payload to send from a WireGuard port.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Transmit {
+    /// Our address and WireGuard's port; an unspecified address leaves the choice to routing.
+    pub source: SocketAddr,
+    /// Where to.
+    pub destination: SocketAddr,
+    /// SO_MARK; 0 for none.
+    pub fwmark: u32,
+    /// The UDP payload.
+    pub payload: Vec<u8>,
+}
+
+/// What changed in what the agent shows.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Change {
+    /// An interface appeared or changed.
+    Interface(String),
+    /// An interface vanished with all its peers.
+    InterfaceGone(String),
+    /// A peer appeared or changed.
+    Peer {
+        /// Name of the interface.
+        interface: String,
+        /// The peer.
+        peer: PublicKey,
+    },
+    /// A peer vanished.
+    PeerGone {
+        /// Name of the interface.
+        interface: String,
+        /// The peer.
+        peer: PublicKey,
+    },
+    /// A peer's state changed; follows the [`Change::Peer`] that carries it.
+    State {
+        /// Name of the interface.
+        interface: String,
+        /// The peer.
+        peer: PublicKey,
+        /// The state before.
+        old: crate::status::State,
+        /// The state now.
+        new: crate::status::State,
+        /// Why.
+        reason: Reason,
+    },
+}

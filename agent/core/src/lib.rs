@@ -1,0 +1,11 @@
+//! What happens between two WICE agents: sessions, candidates, offers, timers.
+//!
+//! No I/O: no runtime, socket, clock or file. `now`, a seed and [`io::Input`] come in, [`io::Output`] comes out.
+
+pub mod candidate;
+pub mod device;
+pub mod io;
+pub mod key;
+pub mod mailbox;
+pub mod settings;
+pub mod status;

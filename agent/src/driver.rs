@@ -1,0 +1,1 @@
+//! Turns the core: feeds it what happens and does what it wants.

@@ -1,0 +1,1 @@
+//! STUN on WireGuard's own UDP port.

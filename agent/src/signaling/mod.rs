@@ -1,0 +1,1 @@
+//! Moves sealed messages between mailboxes, over several backends at once.

@@ -1,0 +1,1 @@
+//! Tells the service manager how the agent is.

@@ -1,0 +1,1 @@
+//! The rendezvous server as a library, so that tests run the real one.
