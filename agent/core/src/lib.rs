@@ -2,10 +2,16 @@
 //!
 //! No I/O: no runtime, socket, clock or file. `now`, a seed and [`io::Input`] come in, [`io::Output`] comes out.
 
+pub mod backoff;
 pub mod candidate;
 pub mod device;
+pub mod ice;
 pub mod io;
 pub mod key;
 pub mod mailbox;
+pub mod offer;
+pub mod seal;
+pub mod session;
 pub mod settings;
+pub mod sign;
 pub mod status;
