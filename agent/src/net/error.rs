@@ -7,7 +7,7 @@ use thiserror::Error;
 
 /// Why STUN could not be received or sent.
 #[derive(Debug, Error)]
-pub enum NetError {
+pub(crate) enum NetError {
     /// The process lacks a capability, or a sandbox forbids the call.
     #[error(
         "cannot {attempt}: {source}. STUN on WireGuard's port needs CAP_NET_RAW (raw sockets) and CAP_NET_ADMIN \

@@ -8,6 +8,8 @@ mod filter;
 mod nudge;
 mod raw;
 mod self_test;
+#[cfg(test)]
+mod tests;
 
 use std::cell::RefCell;
 use std::collections::BTreeSet;
@@ -18,15 +20,15 @@ use nix::libc;
 use tracing::{info, warn};
 use wice_core::io::{Packet, Transmit};
 
-pub use error::NetError;
-pub use nudge::nudge;
+pub(crate) use error::NetError;
+pub(crate) use nudge::nudge;
 use raw::{Family, RawUdp};
 
 /// The STUN side of all WireGuard ports of this network namespace.
 ///
 /// One socket per address family for all interfaces: each raw socket costs every UDP packet of the namespace a copy.
 #[derive(Debug)]
-pub struct StunPort {
+pub(crate) struct StunPort {
     ipv4: RawUdp,
     ipv6: Option<RawUdp>,
     /// What the filters accept; decides about packets that were queued under an earlier filter.
@@ -37,7 +39,7 @@ impl StunPort {
     /// Opens the raw sockets, which accept nothing yet. Needs CAP_NET_RAW, CAP_NET_ADMIN and a tokio runtime around it.
     ///
     /// A kernel without IPv6 leaves IPv4 alone to work.
-    pub fn open() -> Result<Self, NetError> {
+    pub(crate) fn open() -> Result<Self, NetError> {
         let ipv4 = RawUdp::open(Family::V4)?;
         let ipv6 = match RawUdp::open(Family::V6) {
             Ok(socket) => Some(socket),
@@ -57,7 +59,7 @@ impl StunPort {
     /// Accepts STUN to these ports and to no others, from now on; an empty set accepts nothing.
     ///
     /// Packets to ports of both the old and the new set are not lost. After an error the old set is in force.
-    pub fn listen(&self, ports: &BTreeSet<u16>) -> Result<(), NetError> {
+    pub(crate) fn listen(&self, ports: &BTreeSet<u16>) -> Result<(), NetError> {
         if let Err(error) = self.attach(ports) {
             // The address families must agree on a set; the old one was attached before, so it fits.
             if let Err(error) = self.attach(&self.ports.borrow()) {
@@ -70,7 +72,7 @@ impl StunPort {
     }
 
     /// Waits for the next STUN packet to one of the ports. Nothing is lost when the future is dropped.
-    pub async fn receive(&self) -> Packet {
+    pub(crate) async fn receive(&self) -> Packet {
         loop {
             let packet = tokio::select! {
                 packet = self.ipv4.receive() => packet,
@@ -83,7 +85,7 @@ impl StunPort {
     }
 
     /// Takes the next STUN packet that is already queued, if there is one.
-    pub fn try_receive(&self) -> Option<Packet> {
+    pub(crate) fn try_receive(&self) -> Option<Packet> {
         let mut queued = self
             .sockets()
             .flat_map(|socket| std::iter::from_fn(|| socket.try_receive()));
@@ -93,7 +95,7 @@ impl StunPort {
     /// Sends STUN from a WireGuard port. An unspecified source address leaves the choice to routing.
     ///
     /// Does not block; a packet that cannot leave now is lost, as any UDP packet may be.
-    pub fn send(&self, transmit: &Transmit) -> Result<(), NetError> {
+    pub(crate) fn send(&self, transmit: &Transmit) -> Result<(), NetError> {
         let socket = if transmit.destination.is_ipv4() {
             Some(&self.ipv4)
         } else {
@@ -110,7 +112,7 @@ impl StunPort {
     ///
     /// Receives on sockets of its own, so that it takes no packet from [`StunPort::receive`]. Loopback that is down is
     /// reported as a warning: it says nothing about the other interfaces.
-    pub async fn self_test(&self) -> Result<(), NetError> {
+    pub(crate) async fn self_test(&self) -> Result<(), NetError> {
         self_test::run(self).await
     }
 

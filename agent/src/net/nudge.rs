@@ -14,7 +14,7 @@ const DISCARD: u16 = 9;
 /// Sends an empty datagram to `address` through `interface`, whatever the routing table says. Does not block.
 ///
 /// [`NetError::NoTunnel`] is what an interface answers that cannot carry it yet, and no reason for alarm.
-pub fn nudge(interface: &str, address: IpAddr) -> Result<(), NetError> {
+pub(crate) fn nudge(interface: &str, address: IpAddr) -> Result<(), NetError> {
     send(interface, address).map_err(|source| {
         let interface = interface.to_owned();
         if is_expected(&source) {

@@ -5,7 +5,7 @@
 use std::cell::Cell;
 use std::collections::BTreeSet;
 use std::io::{self, IoSlice, IoSliceMut};
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV4, SocketAddrV6};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV4, SocketAddrV6, UdpSocket};
 use std::os::fd::AsRawFd;
 use std::time::Duration;
 
@@ -230,9 +230,9 @@ impl RawUdp {
                 });
             }
         };
-        sent.map_err(|error| match error.raw_os_error() {
-            // The kernel's word for a source address that it does not own (ip_route_output, ip6_datagram_send_ctl).
-            Some(libc::EINVAL | libc::EADDRNOTAVAIL) if from.is_some() => NetError::Source {
+        sent.map_err(|error| match from {
+            // For a source that is not ours, the kernel's answer is that of a missing route (ip_route_output_key).
+            Some(from) if !is_local(from) => NetError::Source {
                 address: *source,
                 destination: *destination,
                 source: error,
@@ -313,6 +313,11 @@ fn routed_source(to: SocketAddrV4, mark: u32) -> io::Result<Ipv4Addr> {
     local
         .map(|local| *local.ip())
         .ok_or_else(|| io::ErrorKind::AddrNotAvailable.into())
+}
+
+/// Says whether the kernel lets a socket have this address.
+fn is_local(address: IpAddr) -> bool {
+    UdpSocket::bind((address, 0)).is_ok()
 }
 
 fn attach(socket: &Socket, family: Family, ports: &BTreeSet<u16>) -> Result<(), NetError> {
