@@ -1,6 +1,7 @@
 //! STUN beside an ordinary socket that owns the port, on the real kernel, in network namespaces that end with the test.
 
 mod filtering;
+mod kernel_wireguard;
 mod nudging;
 mod opening;
 mod receiving;
@@ -56,7 +57,7 @@ fn ip(arguments: &str) {
 }
 
 /// A STUN binding request of `length` bytes, told apart by `mark`.
-fn stun(mark: u8, length: usize) -> Vec<u8> {
+pub(super) fn stun(mark: u8, length: usize) -> Vec<u8> {
     let mut message = vec![mark; length];
     let attributes = u16::try_from(length - 20).expect("a short message");
     message[..2].copy_from_slice(&[0, 1]);
@@ -107,4 +108,19 @@ fn transmit(source: SocketAddr, destination: SocketAddr, payload: Vec<u8>) -> Tr
         fwmark: 0,
         payload,
     }
+}
+
+/// An IPv4 packet whose header has `words` words of 32 bits; the options are no-operations.
+pub(super) fn ipv4_packet(words: u8, datagram: &[u8]) -> Vec<u8> {
+    let mut packet = vec![1; usize::from(words) * 4];
+    let total = u16::try_from(packet.len() + datagram.len()).expect("a short packet");
+    packet[..20].fill(0);
+    packet[0] = 0x40 | words;
+    packet[2..4].copy_from_slice(&total.to_be_bytes());
+    packet[8] = 64;
+    packet[9] = 17;
+    packet[12..16].copy_from_slice(&[127, 0, 0, 1]);
+    packet[16..20].copy_from_slice(&[127, 0, 0, 1]);
+    packet.extend(datagram);
+    packet
 }
