@@ -8,7 +8,7 @@ use nix::libc;
 
 use super::super::{NetError, nudge};
 use super::{
-    LOOPBACKS, in_namespace, ip, listening, next_datagram, owner, receive, stun, transmit,
+    LOOPBACKS, add_ipv6, in_namespace, ip, listening, next_datagram, owner, receive, stun, transmit,
 };
 
 const PORT: u16 = 51820;
@@ -96,11 +96,11 @@ fn interface() -> bool {
         "listen-port",
         &PORT.to_string(),
         "private-key",
-        "/dev/stdin",
+        "/proc/self/fd/0",
     ]);
     ip("address add 10.9.0.1/24 dev wg0");
-    ip("-6 address add fd09::1/64 dev wg0 nodad");
     ip("link set wg0 up");
+    add_ipv6("fd09::1", 64, "wg0");
     true
 }
 

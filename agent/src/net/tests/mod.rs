@@ -8,11 +8,12 @@ mod receiving;
 mod sending;
 
 use std::collections::BTreeSet;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::io;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket as StdSocket};
 use std::panic;
 use std::process::Command;
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use nix::sched::{CloneFlags, unshare};
 use nix::unistd::Uid;
@@ -54,6 +55,24 @@ fn ip(arguments: &str) {
         .output()
         .expect("iproute2 is installed");
     assert!(output.status.success(), "ip {arguments}: {output:?}");
+}
+
+/// Adds an IPv6 address to a link and waits until the kernel has made it usable, which it does in the background.
+fn add_ipv6(address: &str, prefix: u8, link: &str) {
+    ip(&format!(
+        "-6 address add {address}/{prefix} dev {link} nodad"
+    ));
+    let until = Instant::now() + DEADLINE;
+    while let Err(error) = send_to_itself(address) {
+        assert!(Instant::now() < until, "{address} on {link}: {error}");
+    }
+}
+
+fn send_to_itself(address: &str) -> io::Result<()> {
+    let socket = StdSocket::bind((address, 0))?;
+    socket.set_read_timeout(Some(Duration::from_millis(50)))?;
+    socket.send_to(&[0], socket.local_addr()?)?;
+    socket.recv(&mut [0]).map(drop)
 }
 
 /// A STUN binding request of `length` bytes, told apart by `mark`.

@@ -9,8 +9,8 @@ use socket2::{Domain, Protocol, Socket, Type};
 
 use super::super::{StunPort, datagram};
 use super::{
-    LOOPBACKS, in_namespace, ip, ipv4_packet, listen, listening, next_datagram, owner, receive,
-    stun,
+    LOOPBACKS, add_ipv6, in_namespace, ipv4_packet, listen, listening, next_datagram, owner,
+    receive, stun,
 };
 
 #[test]
@@ -41,7 +41,7 @@ fn stun_arrives_while_an_ordinary_socket_owns_the_port() {
 #[test]
 fn the_destination_is_the_address_that_the_packet_was_sent_to() {
     in_namespace(async || {
-        ip("-6 address add fd00::2/128 dev lo nodad");
+        add_ipv6("fd00::2", 128, "lo");
         for (wildcard, addressed) in [("0.0.0.0", "127.0.0.2"), ("::", "fd00::2")] {
             let (_owner, bound) = owner(wildcard.parse().expect("an address")).await;
             let ours = SocketAddr::new(addressed.parse().expect("an address"), bound.port());

@@ -5,7 +5,7 @@ use std::net::{IpAddr, SocketAddr};
 use super::super::NetError;
 use super::super::datagram::MAX_PAYLOAD;
 use super::{
-    LOOPBACKS, in_namespace, ip, listening, next_datagram, owner, receive, stun, transmit,
+    LOOPBACKS, add_ipv6, in_namespace, ip, listening, next_datagram, owner, receive, stun, transmit,
 };
 
 #[test]
@@ -53,7 +53,7 @@ fn every_checksum_that_there_is_is_right() {
 #[test]
 fn the_source_address_is_the_one_that_was_asked_for() {
     in_namespace(async || {
-        ip("-6 address add fd00::2/128 dev lo nodad");
+        add_ipv6("fd00::2", 128, "lo");
         for (wanted, to) in [("127.0.0.2", "127.0.0.1"), ("fd00::2", "::1")] {
             let (peer, theirs) = owner(to.parse().expect("an address")).await;
             let ours = SocketAddr::new(wanted.parse().expect("an address"), 51820);
@@ -182,7 +182,7 @@ fn the_firewall_mark_steers_routing_and_is_taken_off_again() {
 #[test]
 fn the_firewall_mark_takes_part_in_the_choice_of_the_source() {
     in_namespace(async || {
-        ip("-6 address add fd00::3/128 dev lo nodad");
+        add_ipv6("fd00::3", 128, "lo");
         for (family, to, chosen) in [("-4", "127.0.0.1", "127.0.0.3"), ("-6", "::1", "fd00::3")] {
             ip(&format!(
                 "{family} route add local {to} dev lo table 77 src {chosen}"
