@@ -142,3 +142,34 @@ fn is_usable(address: IpAddr) -> bool {
     let broadcast = matches!(address, IpAddr::V4(address) if address.is_broadcast());
     !(link_local || broadcast || address.is_multicast() || address.is_unspecified())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::{from_ipv4, header, seal_ipv4};
+    use crate::net::tests::{ipv4_packet, stun};
+
+    #[test]
+    fn bytes_behind_the_ip_packet_are_no_part_of_it() {
+        let udp = |payload: &[u8]| [&header(1, 2, payload).expect("short")[..], payload].concat();
+        let mut packet = ipv4_packet(5, &udp(&stun(1, 24)));
+        packet.extend([0; 8]);
+        assert_eq!(from_ipv4(&packet).expect("STUN").payload, stun(1, 24));
+        packet[3] -= 1;
+        assert_eq!(
+            from_ipv4(&packet),
+            None,
+            "the UDP datagram is longer than its packet"
+        );
+    }
+
+    #[test]
+    fn the_checksum_is_never_the_zero_that_means_none() {
+        let address = [127, 0, 0, 1].into();
+        for value in 0..=u16::MAX {
+            let payload = value.to_be_bytes();
+            let mut header = header(51820, 3478, &payload).expect("short");
+            seal_ipv4(&mut header, address, address, &payload);
+            assert_ne!(header[6..8], [0, 0], "payload {payload:?}");
+        }
+    }
+}

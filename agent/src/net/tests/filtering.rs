@@ -7,7 +7,7 @@ use socket2::{Domain, Socket, Type};
 
 use super::super::datagram;
 use super::super::filter::{Start, program};
-use super::stun;
+use super::{ipv4_packet, stun};
 
 const PORT: u16 = 51820;
 
@@ -17,7 +17,7 @@ fn stun_to_a_listened_port_passes() {
         assert!(ipv6_passes(&[PORT], &udp(PORT, &payload)));
         for words in [5, 6, 15] {
             assert!(
-                ipv4_passes(&[PORT], &ipv4(words, &udp(PORT, &payload))),
+                ipv4_passes(&[PORT], &ipv4_packet(words, &udp(PORT, &payload))),
                 "a header of {words} words"
             );
         }
@@ -26,7 +26,7 @@ fn stun_to_a_listened_port_passes() {
 
 #[test]
 fn the_first_fragment_passes_and_later_ones_do_not() {
-    let mut packet = ipv4(5, &udp(PORT, &stun(1, 20)));
+    let mut packet = ipv4_packet(5, &udp(PORT, &stun(1, 20)));
     packet[6] = 0x20;
     assert!(ipv4_passes(&[PORT], &packet));
     packet[7] = 1;
@@ -75,11 +75,11 @@ fn everything_else_is_rejected() {
     for (name, datagram) in table {
         assert!(!ipv6_passes(&[PORT], &datagram), "{name} over IPv6");
         assert!(
-            !ipv4_passes(&[PORT], &ipv4(5, &datagram)),
+            !ipv4_passes(&[PORT], &ipv4_packet(5, &datagram)),
             "{name} over IPv4"
         );
         assert!(
-            !ipv4_passes(&[PORT], &ipv4(6, &datagram)),
+            !ipv4_passes(&[PORT], &ipv4_packet(6, &datagram)),
             "{name} behind IP options"
         );
     }
@@ -90,7 +90,7 @@ fn everything_else_is_rejected() {
 fn an_empty_set_of_ports_accepts_nothing() {
     let datagram = udp(PORT, &stun(1, 20));
     assert!(!ipv6_passes(&[], &datagram));
-    assert!(!ipv4_passes(&[], &ipv4(5, &datagram)));
+    assert!(!ipv4_passes(&[], &ipv4_packet(5, &datagram)));
 }
 
 #[test]
@@ -100,11 +100,11 @@ fn each_of_many_ports_passes_and_none_between_them() {
         let receiver = Filtered::new(Start::Ipv4Header, &ports);
         for port in &ports {
             assert!(
-                receiver.passes(&ipv4(5, &udp(*port, &stun(1, 20)))),
+                receiver.passes(&ipv4_packet(5, &udp(*port, &stun(1, 20)))),
                 "{port} of {count} ports"
             );
             assert!(
-                !receiver.passes(&ipv4(5, &udp(port + 1, &stun(1, 20)))),
+                !receiver.passes(&ipv4_packet(5, &udp(port + 1, &stun(1, 20)))),
                 "beside {port} of {count} ports"
             );
         }
@@ -119,7 +119,7 @@ fn thousands_of_ports_make_a_program_and_all_ports_do_not() {
 
 #[test]
 fn the_filter_passes_whatever_one_flipped_bit_leaves_well_formed() {
-    let packet = ipv4(6, &udp(PORT, &stun(1, 24)));
+    let packet = ipv4_packet(6, &udp(PORT, &stun(1, 24)));
     let receiver = Filtered::new(Start::Ipv4Header, &[PORT]);
     let mut well_formed = 0;
     for bit in 0..packet.len() * 8 {
@@ -183,19 +183,4 @@ fn udp(port: u16, payload: &[u8]) -> Vec<u8> {
         .to_vec();
     datagram.extend(payload);
     datagram
-}
-
-/// An IPv4 packet whose header has `words` words of 32 bits; the options are no-operations.
-pub(super) fn ipv4(words: u8, datagram: &[u8]) -> Vec<u8> {
-    let mut packet = vec![1; usize::from(words) * 4];
-    let total = u16::try_from(packet.len() + datagram.len()).expect("a short packet");
-    packet[..20].fill(0);
-    packet[0] = 0x40 | words;
-    packet[2..4].copy_from_slice(&total.to_be_bytes());
-    packet[8] = 64;
-    packet[9] = 17;
-    packet[12..16].copy_from_slice(&[127, 0, 0, 1]);
-    packet[16..20].copy_from_slice(&[127, 0, 0, 1]);
-    packet.extend(datagram);
-    packet
 }

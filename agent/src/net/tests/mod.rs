@@ -1,17 +1,19 @@
 //! STUN beside an ordinary socket that owns the port, on the real kernel, in network namespaces that end with the test.
 
 mod filtering;
+mod kernel_wireguard;
 mod nudging;
 mod opening;
 mod receiving;
 mod sending;
 
 use std::collections::BTreeSet;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::io;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket as StdSocket};
 use std::panic;
 use std::process::Command;
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use nix::sched::{CloneFlags, unshare};
 use nix::unistd::Uid;
@@ -55,8 +57,26 @@ fn ip(arguments: &str) {
     assert!(output.status.success(), "ip {arguments}: {output:?}");
 }
 
+/// Adds an IPv6 address to a link and waits until the kernel has made it usable, which it does in the background.
+fn add_ipv6(address: &str, prefix: u8, link: &str) {
+    ip(&format!(
+        "-6 address add {address}/{prefix} dev {link} nodad"
+    ));
+    let until = Instant::now() + DEADLINE;
+    while let Err(error) = send_to_itself(address) {
+        assert!(Instant::now() < until, "{address} on {link}: {error}");
+    }
+}
+
+fn send_to_itself(address: &str) -> io::Result<()> {
+    let socket = StdSocket::bind((address, 0))?;
+    socket.set_read_timeout(Some(Duration::from_millis(50)))?;
+    socket.send_to(&[0], socket.local_addr()?)?;
+    socket.recv(&mut [0]).map(drop)
+}
+
 /// A STUN binding request of `length` bytes, told apart by `mark`.
-fn stun(mark: u8, length: usize) -> Vec<u8> {
+pub(super) fn stun(mark: u8, length: usize) -> Vec<u8> {
     let mut message = vec![mark; length];
     let attributes = u16::try_from(length - 20).expect("a short message");
     message[..2].copy_from_slice(&[0, 1]);
@@ -107,4 +127,19 @@ fn transmit(source: SocketAddr, destination: SocketAddr, payload: Vec<u8>) -> Tr
         fwmark: 0,
         payload,
     }
+}
+
+/// An IPv4 packet whose header has `words` words of 32 bits; the options are no-operations.
+pub(super) fn ipv4_packet(words: u8, datagram: &[u8]) -> Vec<u8> {
+    let mut packet = vec![1; usize::from(words) * 4];
+    let total = u16::try_from(packet.len() + datagram.len()).expect("a short packet");
+    packet[..20].fill(0);
+    packet[0] = 0x40 | words;
+    packet[2..4].copy_from_slice(&total.to_be_bytes());
+    packet[8] = 64;
+    packet[9] = 17;
+    packet[12..16].copy_from_slice(&[127, 0, 0, 1]);
+    packet[16..20].copy_from_slice(&[127, 0, 0, 1]);
+    packet.extend(datagram);
+    packet
 }

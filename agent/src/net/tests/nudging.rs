@@ -10,7 +10,7 @@ use nix::sys::socket::{LinkAddr, recvfrom};
 use socket2::{Domain, Protocol, Socket, Type};
 
 use super::super::{NetError, nudge};
-use super::{DEADLINE, in_namespace, ip};
+use super::{DEADLINE, add_ipv6, in_namespace, ip};
 
 #[test]
 fn a_nudge_is_one_empty_datagram_through_that_interface() {
@@ -79,7 +79,7 @@ fn cable() {
     ip("link set tunnel up");
     ip("link set far up");
     ip("address add 10.9.0.1/24 dev tunnel");
-    ip("-6 address add fd09::1/64 dev tunnel nodad");
+    add_ipv6("fd09::1", 64, "tunnel");
     for neighbour in ["10.9.0.2", "fd09::2"] {
         ip(&format!(
             "neigh add {neighbour} lladdr 02:00:00:00:00:02 dev tunnel nud permanent"

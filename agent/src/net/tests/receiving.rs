@@ -1,14 +1,17 @@
 //! What arrives through the façade, and what does not.
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, UdpSocket as StdSocket};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::Duration;
 
 use socket2::{Domain, Protocol, Socket, Type};
 
-use super::super::datagram;
-use super::filtering::ipv4;
-use super::{LOOPBACKS, in_namespace, ip, listen, listening, next_datagram, owner, receive, stun};
+use super::super::{StunPort, datagram};
+use super::{
+    LOOPBACKS, add_ipv6, in_namespace, ipv4_packet, listen, listening, next_datagram, owner,
+    receive, stun,
+};
 
 #[test]
 fn stun_arrives_while_an_ordinary_socket_owns_the_port() {
@@ -38,7 +41,7 @@ fn stun_arrives_while_an_ordinary_socket_owns_the_port() {
 #[test]
 fn the_destination_is_the_address_that_the_packet_was_sent_to() {
     in_namespace(async || {
-        ip("-6 address add fd00::2/128 dev lo nodad");
+        add_ipv6("fd00::2", 128, "lo");
         for (wildcard, addressed) in [("0.0.0.0", "127.0.0.2"), ("::", "fd00::2")] {
             let (_owner, bound) = owner(wildcard.parse().expect("an address")).await;
             let ours = SocketAddr::new(addressed.parse().expect("an address"), bound.port());
@@ -89,7 +92,7 @@ fn ip_options_do_not_hide_stun() {
     in_namespace(async || {
         let port = listening([51820]);
 
-        inject(&ipv4(6, &udp(51820, 28, &stun(1, 20))));
+        inject(&ipv4_packet(6, &udp(51820, 28, &stun(1, 20))));
 
         let packet = receive(&port).await;
         assert_eq!(packet.payload, stun(1, 20));
@@ -105,10 +108,10 @@ fn a_datagram_that_claims_a_wrong_length_is_skipped() {
     in_namespace(async || {
         let port = listening([51820]);
 
-        inject(&ipv4(5, &udp(51820, 200, &stun(1, 20))));
-        inject(&ipv4(5, &udp(51820, 27, &stun(2, 20))));
-        inject(&ipv4(5, &udp(51820, 0, &stun(3, 20))));
-        inject(&ipv4(5, &udp(51820, 28, &stun(4, 20))));
+        inject(&ipv4_packet(5, &udp(51820, 200, &stun(1, 20))));
+        inject(&ipv4_packet(5, &udp(51820, 27, &stun(2, 20))));
+        inject(&ipv4_packet(5, &udp(51820, 0, &stun(3, 20))));
+        inject(&ipv4_packet(5, &udp(51820, 28, &stun(4, 20))));
 
         assert_eq!(receive(&port).await.payload, stun(4, 20));
         assert_eq!(port.try_receive(), None);
@@ -120,7 +123,7 @@ fn what_follows_the_datagram_is_no_part_of_the_payload() {
     in_namespace(async || {
         let port = listening([51820]);
 
-        inject(&ipv4(5, &udp(51820, 28, &stun(1, 24))));
+        inject(&ipv4_packet(5, &udp(51820, 28, &stun(1, 24))));
 
         assert_eq!(receive(&port).await.payload, stun(1, 24)[..20]);
     });
@@ -132,7 +135,7 @@ fn nothing_is_queued_before_the_first_listen() {
         for address in LOOPBACKS {
             let (_owner, ours) = owner(address).await;
             let (peer, _) = owner(address).await;
-            let port = listening([]);
+            let port = StunPort::open().expect("root opens raw sockets");
 
             peer.send_to(&stun(1, 20), ours)
                 .await
@@ -144,6 +147,34 @@ fn nothing_is_queued_before_the_first_listen() {
                 .await
                 .expect("loopback carries it");
             assert_eq!(receive(&port).await.payload, stun(2, 20));
+        }
+    });
+}
+
+#[test]
+fn nothing_slips_in_while_the_sockets_open() {
+    in_namespace(async || {
+        for address in LOOPBACKS {
+            let (_owner, ours) = owner(address).await;
+            let opened = AtomicBool::new(false);
+            let ports: Vec<StunPort> = thread::scope(|scope| {
+                let flood = scope.spawn(|| {
+                    let socket = StdSocket::bind((address, 0)).expect("a free port");
+                    while !opened.load(Ordering::Relaxed) {
+                        socket
+                            .send_to(&stun(1, 20), ours)
+                            .expect("loopback carries it");
+                    }
+                });
+                let ports = (0..50).map(|_| StunPort::open()).collect::<Result<_, _>>();
+                opened.store(true, Ordering::Relaxed);
+                flood.join().expect("the sender sends");
+                ports.expect("root opens raw sockets")
+            });
+            for port in ports {
+                listen(&port, [ours.port()]);
+                assert_eq!(port.try_receive(), None);
+            }
         }
     });
 }

@@ -5,7 +5,7 @@ use std::net::{IpAddr, SocketAddr};
 use super::super::NetError;
 use super::super::datagram::MAX_PAYLOAD;
 use super::{
-    LOOPBACKS, in_namespace, ip, listening, next_datagram, owner, receive, stun, transmit,
+    LOOPBACKS, add_ipv6, in_namespace, ip, listening, next_datagram, owner, receive, stun, transmit,
 };
 
 #[test]
@@ -32,13 +32,13 @@ fn packets_leave_from_a_port_that_another_socket_owns() {
 }
 
 #[test]
-fn the_checksum_that_comes_out_as_zero_is_right_too() {
+fn every_checksum_that_there_is_is_right() {
     in_namespace(async || {
         for address in LOOPBACKS {
             let (_owner, ours) = owner(address).await;
             let (peer, theirs) = owner(address).await;
             let port = listening([]);
-            // One of all values of two bytes makes the sum come out as zero; it would be dropped, or unprotected.
+            // All values of two bytes make all checksums.
             for value in 0..=u16::MAX {
                 let mut payload = stun(0, 22);
                 payload[20..].copy_from_slice(&value.to_be_bytes());
@@ -53,7 +53,7 @@ fn the_checksum_that_comes_out_as_zero_is_right_too() {
 #[test]
 fn the_source_address_is_the_one_that_was_asked_for() {
     in_namespace(async || {
-        ip("-6 address add fd00::2/128 dev lo nodad");
+        add_ipv6("fd00::2", 128, "lo");
         for (wanted, to) in [("127.0.0.2", "127.0.0.1"), ("fd00::2", "::1")] {
             let (peer, theirs) = owner(to.parse().expect("an address")).await;
             let ours = SocketAddr::new(wanted.parse().expect("an address"), 51820);
@@ -175,6 +175,33 @@ fn the_firewall_mark_steers_routing_and_is_taken_off_again() {
 
                 assert_eq!(next_datagram(&peer).await.1, stun(1, 20));
             }
+        }
+    });
+}
+
+#[test]
+fn the_firewall_mark_takes_part_in_the_choice_of_the_source() {
+    in_namespace(async || {
+        add_ipv6("fd00::3", 128, "lo");
+        for (family, to, chosen) in [("-4", "127.0.0.1", "127.0.0.3"), ("-6", "::1", "fd00::3")] {
+            ip(&format!(
+                "{family} route add local {to} dev lo table 77 src {chosen}"
+            ));
+            ip(&format!("{family} rule add pref 100 lookup local"));
+            ip(&format!("{family} rule add pref 50 fwmark 51820 lookup 77"));
+            ip(&format!("{family} rule del pref 0"));
+            let (peer, theirs) = owner(to.parse().expect("an address")).await;
+            let mut marked = transmit(
+                "0.0.0.0:51820".parse().expect("an address"),
+                theirs,
+                stun(1, 21),
+            );
+            marked.fwmark = 51820;
+
+            listening([]).send(&marked).expect("the table has a route");
+
+            let chosen = SocketAddr::new(chosen.parse().expect("an address"), 51820);
+            assert_eq!(next_datagram(&peer).await.0, chosen);
         }
     });
 }
