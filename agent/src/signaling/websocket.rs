@@ -11,7 +11,7 @@ use futures_util::stream::{SplitSink, SplitStream};
 use futures_util::{SinkExt, StreamExt};
 use serde::{Deserialize, Serialize};
 use tokio::net::TcpStream;
-use tokio::time::{Instant, interval_at, timeout};
+use tokio::time::{Instant, MissedTickBehavior, interval_at, timeout};
 use tokio_tungstenite::tungstenite::client::IntoClientRequest;
 use tokio_tungstenite::tungstenite::handshake::client::Request;
 use tokio_tungstenite::tungstenite::http::{HeaderValue, Response, StatusCode, header};
@@ -65,9 +65,11 @@ impl Backend for Websocket {
         let mut outbox = Outbox::new(sink);
         link.connected().await;
         let mut ping = interval_at(Instant::now() + PING_INTERVAL, PING_INTERVAL);
+        ping.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut refresh = interval_at(Instant::now() + REFRESH, REFRESH);
         outbox.plan(&self.ledger, link);
         loop {
+            let amend = outbox.amend;
             tokio::select! {
                 () = link.changed() => outbox.plan(&self.ledger, link),
                 frame = next(&mut frames) => outbox.take(frame?, link).await?,
@@ -81,7 +83,7 @@ impl Backend for Websocket {
                     self.ledger.forget();
                     outbox.plan(&self.ledger, link);
                 }
-                () = until(outbox.amend) => {
+                () = until(amend) => {
                     outbox.amend = None;
                     outbox.subscribed.clear();
                     self.ledger.forget();
@@ -190,9 +192,9 @@ struct Outbox {
     unanswered: u32,
     /// When to say everything again, since some of it was refused.
     amend: Option<Instant>,
-    /// The last ping of an agent that leaves, with the revision that it stands for: the server handles frames in order,
-    /// so its answer says that everything is withdrawn.
-    farewell: Option<u64>,
+    /// The revision that goes with a ping after all messages: the server handles frames in order, so its answer says
+    /// that it has them.
+    mark: Option<u64>,
 }
 
 impl Outbox {
@@ -205,7 +207,7 @@ impl Outbox {
             unflushed: false,
             unanswered: 0,
             amend: None,
-            farewell: None,
+            mark: None,
         }
     }
 
@@ -213,9 +215,7 @@ impl Outbox {
     fn plan(&mut self, ledger: &Ledger, link: &mut Link) {
         let desired = link.desired();
         self.pending = ledger.pending(&desired);
-        if desired.is_leaving() {
-            self.farewell = Some(desired.revision());
-        }
+        self.mark = Some(desired.revision());
         let wanted = desired.subscribed();
         let differing = |from: &BTreeMap<Mailbox, u64>, to: &BTreeMap<Mailbox, u64>| {
             from.iter()
@@ -237,7 +237,7 @@ impl Outbox {
     }
 
     fn has_more(&self) -> bool {
-        !self.urgent.is_empty() || !self.pending.is_empty() || self.farewell.is_some()
+        !self.urgent.is_empty() || !self.pending.is_empty() || self.mark.is_some()
     }
 
     /// Waits for room where there is more to send, else until all is sent; may be dropped while it does.
@@ -267,7 +267,7 @@ impl Outbox {
                 }),
                 None => text(&Up::Withdraw { mailbox: name }),
             }
-        } else if let Some(revision) = self.farewell.take() {
+        } else if let Some(revision) = self.mark.take() {
             Message::Ping(Bytes::copy_from_slice(&revision.to_be_bytes()))
         } else {
             return Ok(());
