@@ -1,0 +1,250 @@
+//! Tells when links, addresses or UAPI sockets change.
+//!
+//! Must not know: what they changed to; whoever waits reads that anew. There is no event for WireGuard's own
+//! configuration: the kernel has none.
+
+use std::io;
+use std::time::Duration;
+
+use futures_util::StreamExt;
+use futures_util::stream::BoxStream;
+use netlink_packet_core::{NetlinkMessage, NetlinkPayload};
+use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
+use rtnetlink::MulticastGroup;
+use tokio::task::JoinSet;
+use tokio::time::{Instant, sleep, sleep_until};
+use tracing::warn;
+
+use self::sockets::Sockets;
+use super::KernelError;
+use super::links::{Link, LinkKind};
+
+mod sockets;
+
+/// What changed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Change {
+    /// WireGuard interfaces appeared, vanished, or were renamed or switched on or off.
+    Links,
+    /// Addresses came, went, or moved to another state; or a link did that carries some.
+    Addresses,
+    /// Both, or events were lost.
+    Both,
+}
+
+/// Listens on rtnetlink's multicast groups and on the socket directory.
+pub(super) struct Watch {
+    events: Events,
+    sockets: Option<Sockets>,
+    pending: Option<Pending>,
+}
+
+/// A change that waits for the burst to end.
+struct Pending {
+    change: Change,
+    first: Instant,
+    latest: Instant,
+}
+
+/// A burst has ended when nothing came for this long. Also the time that a userspace WireGuard has between making
+/// its socket (which is seen) and listening on it (which is not).
+const QUIET: Duration = Duration::from_millis(100);
+
+/// A burst that does not end is reported after this long all the same.
+const LONGEST_BURST: Duration = Duration::from_millis(500);
+
+/// Pause between attempts to listen again.
+const REOPEN: Duration = Duration::from_secs(1);
+
+impl Change {
+    /// Tells whether the list of WireGuard interfaces is to be read anew.
+    pub fn links(self) -> bool {
+        matches!(self, Self::Links | Self::Both)
+    }
+
+    /// Tells whether the list of addresses is to be read anew.
+    pub fn addresses(self) -> bool {
+        matches!(self, Self::Addresses | Self::Both)
+    }
+
+    fn and(self, other: Self) -> Self {
+        if self == other { self } else { Self::Both }
+    }
+}
+
+impl Watch {
+    /// Starts to listen.
+    pub(super) fn open() -> Result<Self, KernelError> {
+        let events = Events::open().map_err(|source| KernelError::Open {
+            protocol: "rtnetlink",
+            source,
+        })?;
+        let sockets = Sockets::open()
+            .inspect_err(|error| {
+                warn!(%error, "cannot watch for userspace WireGuard (inotify); it is found when a link changes");
+            })
+            .ok();
+        Ok(Self {
+            events,
+            sockets,
+            pending: None,
+        })
+    }
+
+    /// Waits for the end of the next burst of changes; cancel-safe.
+    pub(super) async fn changed(&mut self) -> Change {
+        loop {
+            let due = self.pending.as_ref().map(Pending::due);
+            let sockets = async {
+                match &mut self.sockets {
+                    Some(sockets) => sockets.changed().await,
+                    None => std::future::pending().await,
+                }
+            };
+            let settled = async {
+                match due {
+                    Some(due) => sleep_until(due).await,
+                    None => std::future::pending().await,
+                }
+            };
+            let change = tokio::select! {
+                // In this order, a burst that never pauses ends all the same.
+                biased;
+                () = settled => None,
+                change = self.events.next() => Some(change),
+                result = sockets => {
+                    if let Err(error) = result {
+                        warn!(%error, "no longer watching for userspace WireGuard; it is found when a link changes");
+                        self.sockets = None;
+                    }
+                    // The addresses too: those of a tunnel are not ours to offer.
+                    Some(Change::Both)
+                }
+            };
+            match change {
+                Some(change) => self.note(change),
+                None => {
+                    if let Some(pending) = self.pending.take() {
+                        return pending.change;
+                    }
+                }
+            }
+        }
+    }
+
+    fn note(&mut self, change: Change) {
+        let now = Instant::now();
+        match &mut self.pending {
+            Some(pending) => {
+                pending.change = pending.change.and(change);
+                pending.latest = now;
+            }
+            None => {
+                self.pending = Some(Pending {
+                    change,
+                    first: now,
+                    latest: now,
+                });
+            }
+        }
+    }
+}
+
+impl Pending {
+    fn due(&self) -> Instant {
+        (self.latest + QUIET).min(self.first + LONGEST_BURST)
+    }
+}
+
+/// rtnetlink's multicast messages.
+struct Events {
+    messages: BoxStream<'static, NetlinkMessage<RouteNetlinkMessage>>,
+    /// Ends with the value.
+    _connection: JoinSet<()>,
+}
+
+impl Events {
+    fn open() -> io::Result<Self> {
+        let (connection, _, messages) = rtnetlink::new_multicast_connection(&[
+            MulticastGroup::Link,
+            MulticastGroup::Ipv4Ifaddr,
+            MulticastGroup::Ipv6Ifaddr,
+        ])?;
+        let mut tasks = JoinSet::new();
+        tasks.spawn(connection);
+        Ok(Self {
+            messages: messages.map(|(message, _)| message).boxed(),
+            _connection: tasks,
+        })
+    }
+
+    /// Waits for the next message that matters; cancel-safe. When listening ended, it begins anew.
+    async fn next(&mut self) -> Change {
+        loop {
+            match self.messages.next().await {
+                Some(message) => {
+                    if let Some(change) = concern(&message.payload) {
+                        return change;
+                    }
+                }
+                None => match Self::open() {
+                    Ok(events) => {
+                        *self = events;
+                        return Change::Both;
+                    }
+                    Err(error) => {
+                        warn!(%error, "cannot listen for changes of links and addresses; trying again");
+                        self.messages = futures_util::stream::empty().boxed();
+                        sleep(REOPEN).await;
+                    }
+                },
+            }
+        }
+    }
+}
+
+/// Sorts a multicast message.
+fn concern(payload: &NetlinkPayload<RouteNetlinkMessage>) -> Option<Change> {
+    match payload {
+        NetlinkPayload::InnerMessage(
+            RouteNetlinkMessage::NewLink(message) | RouteNetlinkMessage::DelLink(message),
+        ) => {
+            // Ports of a bridge speak of themselves as links, too.
+            if message.header.interface_family == AddressFamily::Bridge {
+                return None;
+            }
+            Some(match Link::from_message(message)?.kind {
+                LinkKind::Wireguard => Change::Links,
+                // Whether it is WireGuard is for its socket to say.
+                LinkKind::Tun => Change::Both,
+                LinkKind::Other => Change::Addresses,
+            })
+        }
+        NetlinkPayload::InnerMessage(
+            RouteNetlinkMessage::NewAddress(_) | RouteNetlinkMessage::DelAddress(_),
+        ) => Some(Change::Addresses),
+        // ENOBUFS: messages were lost, and nobody knows which.
+        NetlinkPayload::Overrun(_) => Some(Change::Both),
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lost_events_count_as_a_change_of_everything() {
+        assert_eq!(
+            concern(&NetlinkPayload::Overrun(Vec::new())),
+            Some(Change::Both)
+        );
+    }
+
+    #[test]
+    fn different_changes_of_one_burst_become_both() {
+        assert_eq!(Change::Links.and(Change::Links), Change::Links);
+        assert_eq!(Change::Links.and(Change::Addresses), Change::Both);
+        assert_eq!(Change::Both.and(Change::Addresses), Change::Both);
+    }
+}
