@@ -1,1 +1,24 @@
-//! The D-Bus contract of WICE.
+//! The D-Bus contract of WICE: what `wice-agent` serves and `wicectl` (or anybody) reads.
+//!
+//! Names, numbers, errors, proxies and the snapshot that one `GetManagedObjects` call yields. Knows nothing of the agent's own
+//! types: the numbers are stable, and other programs may depend on them. Described in `docs/dbus.md`.
+
+mod error;
+mod number;
+pub mod path;
+mod proxy;
+mod snapshot;
+
+pub use error::Error;
+pub use number::{BackendState, Reason, State};
+pub use proxy::{ManagerProxy, PathChanged, PeerProxy, StateChanged};
+pub use snapshot::{Backend, Candidate, Interface, Peer, Snapshot};
+
+/// The well-known name that the agent owns on the system bus.
+pub const SERVICE: &str = "org.wice.Wice1";
+/// The interface of the root object.
+pub const MANAGER: &str = "org.wice.Wice1.Manager";
+/// The interface of a WireGuard interface's object.
+pub const INTERFACE: &str = "org.wice.Wice1.Interface";
+/// The interface of a peer's object.
+pub const PEER: &str = "org.wice.Wice1.Peer";

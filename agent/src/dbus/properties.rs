@@ -1,0 +1,103 @@
+//! How a status becomes properties, and which of them changed.
+//!
+//! Each value is written down once; the objects' getters and `PropertiesChanged` both read it here.
+
+use std::collections::HashMap;
+use std::time::Duration;
+
+use wice_core::candidate::Network;
+use wice_core::status::{CandidateStatus, InterfaceStatus, PeerStatus};
+use zbus::Variant;
+
+/// The properties of an interface that differ, without `Peers`.
+pub(super) fn interface_changes(
+    old: &InterfaceStatus,
+    new: &InterfaceStatus,
+) -> HashMap<&'static str, Variant<'static>> {
+    let mut changes = HashMap::new();
+    note(&mut changes, "PublicKey", (old, new), public_key);
+    note(&mut changes, "ListenPort", (old, new), |s| s.listen_port);
+    note(&mut changes, "FirewallMark", (old, new), |s| s.fwmark);
+    note(&mut changes, "Managed", (old, new), |s| s.managed);
+    changes
+}
+
+/// The properties of a peer that differ, without those that are annotated not to be signalled.
+///
+/// `RxBytes`, `TxBytes` and `RoundTripTime` change every few seconds for every peer: who wants them asks for them.
+pub(super) fn peer_changes(
+    old: &PeerStatus,
+    new: &PeerStatus,
+) -> HashMap<&'static str, Variant<'static>> {
+    let mut changes = HashMap::new();
+    note(&mut changes, "Name", (old, new), |s| s.name.clone());
+    note(&mut changes, "State", (old, new), |s| s.state as u32);
+    note(&mut changes, "StateReason", (old, new), state_reason);
+    note(&mut changes, "Path", (old, new), |s| s.path.as_str());
+    note(&mut changes, "Endpoint", (old, new), endpoint);
+    let local = |s: &PeerStatus| candidate(s.local_candidate.as_ref());
+    note(&mut changes, "LocalCandidate", (old, new), local);
+    let remote = |s: &PeerStatus| candidate(s.remote_candidate.as_ref());
+    note(&mut changes, "RemoteCandidate", (old, new), remote);
+    let handshake = |s: &PeerStatus| s.latest_handshake.as_secs();
+    note(&mut changes, "LatestHandshake", (old, new), handshake);
+    note(&mut changes, "Since", (old, new), |s| s.since.as_secs());
+    note(&mut changes, "Restarts", (old, new), |s| s.restarts);
+    changes
+}
+
+fn note<S, T: PartialEq + Into<Variant<'static>>>(
+    changes: &mut HashMap<&'static str, Variant<'static>>,
+    name: &'static str,
+    (old, new): (&S, &S),
+    value: impl Fn(&S) -> T,
+) {
+    let new = value(new);
+    if value(old) != new {
+        changes.insert(name, new.into());
+    }
+}
+
+/// Base64, or nothing.
+pub(super) fn public_key(status: &InterfaceStatus) -> String {
+    status
+        .public_key
+        .map(|key| key.to_string())
+        .unwrap_or_default()
+}
+
+/// The state once more, and its reason: one value, so that no reader sees one without the other.
+pub(super) fn state_reason(status: &PeerStatus) -> (u32, u32) {
+    (status.state as u32, status.reason as u32)
+}
+
+/// `address:port`, or nothing.
+pub(super) fn endpoint(status: &PeerStatus) -> String {
+    status
+        .endpoint
+        .map(|address| address.to_string())
+        .unwrap_or_default()
+}
+
+/// Type, address, port and network; empty words and zero for none.
+pub(super) fn candidate(candidate: Option<&CandidateStatus>) -> (String, String, u16, String) {
+    candidate.map_or_else(Default::default, |candidate| {
+        let network = match Network::udp(&candidate.address.ip()) {
+            Network::Udp6 => "udp6",
+            _ => "udp4",
+        };
+        (
+            candidate.kind.as_str().to_owned(),
+            candidate.address.ip().to_string(),
+            candidate.address.port(),
+            network.to_owned(),
+        )
+    })
+}
+
+/// Microseconds; 0 when unknown.
+pub(super) fn round_trip_time(status: &PeerStatus) -> u64 {
+    status.round_trip_time.map_or(0, |time: Duration| {
+        u64::try_from(time.as_micros()).unwrap_or(u64::MAX)
+    })
+}

@@ -1,0 +1,362 @@
+//! `wicectl monitor`.
+
+use std::collections::{BTreeMap, HashMap};
+
+use clap::Args;
+use futures_util::StreamExt;
+use serde::de::DeserializeOwned;
+use serde::{Serialize, Serializer};
+use wice_bus::{BackendState, Reason, Snapshot, State};
+use zbus::{Connection, Message, OwnedObjectPath, OwnedVariant, Type};
+
+use crate::agent;
+use crate::failure::{Exit, Failure};
+use crate::print::style::Style;
+use crate::print::{clock, escape, json, out, words};
+
+/// How to print.
+#[derive(Args)]
+pub(crate) struct Options {
+    /// One JSON object for each change.
+    #[arg(long)]
+    json: bool,
+}
+
+/// Prints changes until interrupted; an agent that stops and starts again is one of them.
+pub(crate) async fn run(options: &Options, style: Style) -> Result<(), Failure> {
+    let connection = agent::connect().await?;
+    let mut signals = agent::signals(&connection).await?;
+    let mut known = Known::default();
+    known.learn(agent::read(&connection).await?);
+    while let Some(signal) = signals.next().await {
+        // A body of another shape than the contract's says nothing.
+        for event in known.changes(&signal).unwrap_or_default() {
+            if event == Event::AgentStarted {
+                refresh(&mut known, &connection).await?;
+            }
+            let now = clock::unix_now_ms();
+            let line = if options.json {
+                let line = Line {
+                    version: json::VERSION,
+                    time_ms: now,
+                    event,
+                };
+                serde_json::to_string(&line).expect("plain data becomes JSON")
+            } else {
+                format!("{} {}", style.dim(&clock::local(now)), event.text(style))
+            };
+            out(&format!("{line}\n"))?;
+        }
+    }
+    Err(Failure::NotRunning)
+}
+
+async fn refresh(known: &mut Known, connection: &Connection) -> Result<(), Failure> {
+    match agent::read(connection).await {
+        Ok(snapshot) => known.learn(snapshot),
+        // Gone again: its departure is the next signal.
+        Err(failure) if failure.exit() == Exit::AgentNotRunning => {}
+        Err(failure) => return Err(failure),
+    }
+    Ok(())
+}
+
+#[derive(Serialize)]
+struct Line {
+    version: u32,
+    /// Unix time in milliseconds.
+    time_ms: u64,
+    #[serde(flatten)]
+    event: Event,
+}
+
+/// One change; `docs/dbus.md` describes the JSON.
+#[derive(Debug, PartialEq, Eq, Serialize)]
+#[serde(tag = "event", rename_all = "kebab-case")]
+enum Event {
+    AgentStarted,
+    AgentStopped,
+    Backend {
+        url: String,
+        state: &'static str,
+        error: String,
+    },
+    InterfaceAdded {
+        interface: String,
+    },
+    InterfaceRemoved {
+        interface: String,
+    },
+    PeerAdded(Who),
+    PeerRemoved(Who),
+    State {
+        #[serde(flatten)]
+        who: Who,
+        #[serde(serialize_with = "state_word")]
+        new: State,
+        #[serde(serialize_with = "state_word")]
+        old: State,
+        #[serde(serialize_with = "reason_word")]
+        reason: Reason,
+    },
+    Path {
+        #[serde(flatten)]
+        who: Who,
+        new: String,
+        old: String,
+    },
+    Endpoint {
+        #[serde(flatten)]
+        who: Who,
+        endpoint: String,
+    },
+}
+
+/// A peer as a line names it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+struct Who {
+    interface: String,
+    peer: String,
+    name: String,
+}
+
+/// What was last seen, to give names to paths and to tell a change from a repetition.
+#[derive(Default)]
+struct Known {
+    peers: BTreeMap<String, Who>,
+    backends: BTreeMap<String, (BackendState, String)>,
+}
+
+impl Known {
+    fn learn(&mut self, snapshot: Snapshot) {
+        for interface in snapshot.interfaces {
+            for peer in interface.peers {
+                let who = Who {
+                    interface: interface.name.clone(),
+                    peer: peer.public_key,
+                    name: peer.name,
+                };
+                self.peers.insert(peer.path, who);
+            }
+        }
+        for backend in snapshot.backends {
+            self.backends
+                .insert(backend.url, (backend.state, backend.error));
+        }
+    }
+
+    /// What a signal says.
+    fn changes(&mut self, signal: &Message) -> zbus::Result<Vec<Event>> {
+        let header = signal.header();
+        let (Some(path), Some(member)) = (header.path(), header.member()) else {
+            return Ok(Vec::new());
+        };
+        let at = path.as_str();
+        Ok(match member.as_str() {
+            "NameOwnerChanged" => {
+                let (_, _, new): (String, String, String) = body(signal)?;
+                *self = Self::default();
+                vec![if new.is_empty() {
+                    Event::AgentStopped
+                } else {
+                    Event::AgentStarted
+                }]
+            }
+            "InterfacesAdded" => {
+                let (path, interfaces): (
+                    OwnedObjectPath,
+                    HashMap<String, HashMap<String, OwnedVariant>>,
+                ) = body(signal)?;
+                self.added(path.as_str(), interfaces).into_iter().collect()
+            }
+            "InterfacesRemoved" => {
+                let (path, _): (OwnedObjectPath, Vec<String>) = body(signal)?;
+                self.removed(path.as_str()).into_iter().collect()
+            }
+            "StateChanged" => {
+                let (new, old, reason): (u32, u32, u32) = body(signal)?;
+                let state = |who| Event::State {
+                    who,
+                    new: new.into(),
+                    old: old.into(),
+                    reason: reason.into(),
+                };
+                self.who(at).map(state).into_iter().collect()
+            }
+            "PathChanged" => {
+                let (new, old): (String, String) = body(signal)?;
+                let path = |who| Event::Path { who, new, old };
+                self.who(at).map(path).into_iter().collect()
+            }
+            "PropertiesChanged" => {
+                let (interface, properties, _): (
+                    String,
+                    HashMap<String, OwnedVariant>,
+                    Vec<String>,
+                ) = body(signal)?;
+                self.properties(at, &interface, properties)
+            }
+            _ => Vec::new(),
+        })
+    }
+
+    fn who(&self, path: &str) -> Option<Who> {
+        self.peers.get(path).cloned()
+    }
+
+    fn added(
+        &mut self,
+        path: &str,
+        mut interfaces: HashMap<String, HashMap<String, OwnedVariant>>,
+    ) -> Option<Event> {
+        let interface = wice_bus::path::interface_of(path)?;
+        if interfaces.contains_key(wice_bus::INTERFACE) {
+            return Some(Event::InterfaceAdded { interface });
+        }
+        let mut properties = interfaces.remove(wice_bus::PEER)?;
+        let mut text = |name: &str| {
+            properties
+                .remove(name)
+                .and_then(|it| String::try_from(it).ok())
+        };
+        let who = Who {
+            interface,
+            peer: text("PublicKey")?,
+            name: text("Name").unwrap_or_default(),
+        };
+        self.peers.insert(path.to_owned(), who.clone());
+        Some(Event::PeerAdded(who))
+    }
+
+    fn removed(&mut self, path: &str) -> Option<Event> {
+        if wice_bus::path::is_peer(path) {
+            return self.peers.remove(path).map(Event::PeerRemoved);
+        }
+        let interface = wice_bus::path::interface_of(path)?;
+        Some(Event::InterfaceRemoved { interface })
+    }
+
+    fn properties(
+        &mut self,
+        path: &str,
+        interface: &str,
+        mut properties: HashMap<String, OwnedVariant>,
+    ) -> Vec<Event> {
+        if interface == wice_bus::MANAGER {
+            let backends = properties
+                .remove("Backends")
+                .and_then(|it| <Vec<(String, u32, String)>>::try_from(it).ok());
+            return self.backends(backends.unwrap_or_default());
+        }
+        let mut text = |name: &str| {
+            properties
+                .remove(name)
+                .and_then(|it| String::try_from(it).ok())
+        };
+        let (name, endpoint) = (text("Name"), text("Endpoint"));
+        let Some(who) = self.peers.get_mut(path) else {
+            return Vec::new();
+        };
+        who.name = name.unwrap_or_else(|| who.name.clone());
+        let who = who.clone();
+        let endpoint = endpoint.map(|endpoint| Event::Endpoint { who, endpoint });
+        endpoint.into_iter().collect()
+    }
+
+    fn backends(&mut self, backends: Vec<(String, u32, String)>) -> Vec<Event> {
+        let old = std::mem::take(&mut self.backends);
+        let mut events = Vec::new();
+        for (url, state, error) in backends {
+            let seen = (BackendState::from(state), error);
+            if old.get(&url) != Some(&seen) {
+                events.push(Event::Backend {
+                    url: url.clone(),
+                    state: seen.0.word(),
+                    error: seen.1.clone(),
+                });
+            }
+            self.backends.insert(url, seen);
+        }
+        events
+    }
+}
+
+impl Event {
+    fn text(&self, style: Style) -> String {
+        match self {
+            Self::AgentStarted => style.bold("agent started"),
+            Self::AgentStopped => style.warn("agent stopped"),
+            Self::Backend { url, state, error } if error.is_empty() => {
+                format!("backend {} {state}", escape(url))
+            }
+            Self::Backend { url, state, error } => {
+                format!(
+                    "backend {} {} ({})",
+                    escape(url),
+                    style.warn(state),
+                    escape(error)
+                )
+            }
+            Self::InterfaceAdded { interface } => format!("{} added", escape(interface)),
+            Self::InterfaceRemoved { interface } => format!("{} removed", escape(interface)),
+            Self::PeerAdded(who) => format!("{} added", who.text(style)),
+            Self::PeerRemoved(who) => format!("{} removed", who.text(style)),
+            Self::State {
+                who,
+                new,
+                old,
+                reason,
+            } => {
+                let why = words::reason(*reason);
+                let why = if why.is_empty() {
+                    String::new()
+                } else {
+                    format!(": {why}")
+                };
+                format!(
+                    "{} {} -> {}{why}",
+                    who.text(style),
+                    style.state(*old),
+                    style.state(*new)
+                )
+            }
+            Self::Path { who, new, old } => {
+                format!(
+                    "{} path {} -> {}",
+                    who.text(style),
+                    escape(old),
+                    escape(new)
+                )
+            }
+            Self::Endpoint { who, endpoint } if endpoint.is_empty() => {
+                format!("{} has no endpoint", who.text(style))
+            }
+            Self::Endpoint { who, endpoint } => {
+                format!("{} endpoint {}", who.text(style), escape(endpoint))
+            }
+        }
+    }
+}
+
+impl Who {
+    fn text(&self, style: Style) -> String {
+        let label = if self.name.is_empty() {
+            &self.peer
+        } else {
+            &self.name
+        };
+        format!("{} {}", escape(&self.interface), style.bold(&escape(label)))
+    }
+}
+
+fn state_word<S: Serializer>(state: &State, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.serialize_str(state.word())
+}
+
+fn reason_word<S: Serializer>(reason: &Reason, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.serialize_str(reason.word())
+}
+
+fn body<T: DeserializeOwned + Type>(signal: &Message) -> zbus::Result<T> {
+    signal.body().deserialize()
+}

@@ -1,0 +1,51 @@
+//! How things look: text for people, JSON for programs.
+
+pub(crate) mod clock;
+pub(crate) mod json;
+pub(crate) mod status;
+pub(crate) mod style;
+pub(crate) mod units;
+pub(crate) mod words;
+
+use std::io::Write;
+
+use crate::failure::Failure;
+
+/// Writes to standard output at once.
+pub(crate) fn out(text: &str) -> Result<(), Failure> {
+    let mut stdout = std::io::stdout().lock();
+    stdout.write_all(text.as_bytes())?;
+    stdout.flush()?;
+    Ok(())
+}
+
+/// Makes text from elsewhere harmless to a terminal: control and direction-changing characters become visible escapes.
+pub(crate) fn escape(text: &str) -> String {
+    let mut safe = String::with_capacity(text.len());
+    for character in text.chars() {
+        if is_harmless(character) {
+            safe.push(character);
+        } else {
+            safe.extend(character.escape_default());
+        }
+    }
+    safe
+}
+
+fn is_harmless(character: char) -> bool {
+    !character.is_control()
+        && !matches!(character,
+            '\u{61c}' | '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{206f}' | '\u{feff}')
+}
+
+#[cfg(test)]
+mod tests {
+    use super::escape;
+
+    #[test]
+    fn text_cannot_steer_the_terminal() {
+        assert_eq!(escape("\u{1b}[2Jlaptop\r\n"), "\\u{1b}[2Jlaptop\\r\\n");
+        assert_eq!(escape("a\u{202e}b"), "a\\u{202e}b");
+        assert_eq!(escape("Büro 2"), "Büro 2");
+    }
+}
