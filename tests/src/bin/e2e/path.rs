@@ -1,0 +1,5 @@
+//! x
+use crate::Case;
+pub(crate) fn cases() -> Vec<Case> {
+    vec![]
+}
