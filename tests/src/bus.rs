@@ -24,6 +24,8 @@ const POLICY: &str = concat!(
 /// Starts the bus of a host and waits until it listens.
 pub fn start(machine: &Namespace) -> Result<Process> {
     machine.write("/run/lab/bus.conf", &configuration())?;
+    // A bus that was killed leaves its socket, and the next one would find the place taken.
+    machine.run("rm -f /run/dbus/system_bus_socket")?;
     let mut command = machine.command("dbus-daemon");
     command.args(["--nofork", "--config-file=/run/lab/bus.conf"]);
     let process = Process::start(machine, "dbus-daemon", &mut command)?;

@@ -31,9 +31,6 @@ struct Arguments {
     /// Runs exactly one case in this very process.
     #[arg(long, hide = true)]
     case: Option<String>,
-    /// Multiplies every case's deadline: emulated machines are slow.
-    #[arg(long, default_value_t = 1)]
-    patience: u32,
     /// Words of the names of the cases to run.
     words: Vec<String>,
 }
@@ -105,7 +102,7 @@ fn run(arguments: &Arguments, cases: &[Case]) -> Result<()> {
     for case in &chosen {
         println!("\n=== {}", case.name);
         let start = Instant::now();
-        let outcome = alone(case, arguments.patience);
+        let outcome = alone(case);
         let seconds = start.elapsed().as_secs_f32();
         match outcome {
             Ok(()) => println!("--- ok, {seconds:.1} s"),
@@ -127,7 +124,7 @@ fn run(arguments: &Arguments, cases: &[Case]) -> Result<()> {
 }
 
 /// Runs one case in a process of its own; it and everything that it started are gone when this returns.
-fn alone(case: &Case, patience: u32) -> Result<()> {
+fn alone(case: &Case) -> Result<()> {
     let mut command = Command::new(env::current_exe()?);
     command.args(["--case", case.name]);
     // SAFETY: between fork and exec only a system call is made.
@@ -135,9 +132,7 @@ fn alone(case: &Case, patience: u32) -> Result<()> {
         command.pre_exec(|| Ok(set_pdeathsig(Signal::SIGKILL)?));
     }
     let mut child = command.spawn()?;
-    match until("the case to end", case.deadline * patience, || {
-        Ok(child.try_wait()?)
-    }) {
+    match until("the case to end", case.deadline, || Ok(child.try_wait()?)) {
         Ok(status) if status.success() => Ok(()),
         Ok(status) => bail!("{status}"),
         Err(error) => {

@@ -20,7 +20,7 @@ pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
 pub(crate) struct Side {
     pub(crate) host: Host,
     pub(crate) tunnel: Tunnel,
-    _bus: Process,
+    bus: Option<Process>,
 }
 
 /// Two sides and what is between them.
@@ -35,13 +35,22 @@ pub(crate) struct Scene {
 
 impl Side {
     pub(crate) fn new(engine: Engine, host: Host, address: u8) -> Result<Self> {
-        let bus = bus::start(&host.machine)?;
+        let bus = Some(bus::start(&host.machine)?);
         let tunnel = Tunnel::up(engine, &host, "wg0", Ipv4Addr::new(10, 99, 0, address))?;
-        Ok(Self {
-            host,
-            tunnel,
-            _bus: bus,
-        })
+        Ok(Self { host, tunnel, bus })
+    }
+
+    /// Stops the system bus of this side.
+    pub(crate) fn stop_bus(&mut self) -> Result<()> {
+        self.bus
+            .take()
+            .map_or(Ok(()), |mut bus| bus.stop().map(drop))
+    }
+
+    /// Starts it again.
+    pub(crate) fn start_bus(&mut self) -> Result<()> {
+        self.bus = Some(bus::start(&self.host.machine)?);
+        Ok(())
     }
 
     /// Waits for the first reply of the other side through the tunnel.
