@@ -15,4 +15,5 @@ pub mod server;
 pub mod stun;
 pub mod topology;
 pub mod wait;
+pub mod watch;
 pub mod wireguard;
