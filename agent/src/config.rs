@@ -1,1 +1,313 @@
-//! Reads the configuration.
+//! Reads the configuration: one file, then the files of its drop-in directory in the order of their names.
+//!
+//! Says what is wrong in terms of files and keys; decides nothing about peers.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use glob::Pattern;
+use url::Url;
+use wice_core::key::PublicKey;
+use wice_core::settings::{CandidateKinds, InterfaceRule, PeerRule, Settings};
+use zeroize::Zeroizing;
+
+mod error;
+mod file;
+
+pub(crate) use error::ConfigError;
+use file::ConfigFile;
+
+/// The file that is read when none is named.
+pub(crate) const DEFAULT_PATH: &str = "/etc/wice/wice.toml";
+
+/// Schemes of backends that this build speaks.
+const SCHEMES: &[&str] = &[
+    #[cfg(feature = "http")]
+    "http",
+    #[cfg(feature = "http")]
+    "https",
+    #[cfg(feature = "websocket")]
+    "ws",
+    #[cfg(feature = "websocket")]
+    "wss",
+];
+
+/// A valid configuration.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Config {
+    /// URLs of the signalling backends.
+    pub(crate) backends: Vec<Url>,
+    /// The bearer token for those that ask for one.
+    pub(crate) token: Option<Zeroizing<String>>,
+    /// Host and port of each STUN server.
+    pub(crate) stun_servers: Vec<(String, u16)>,
+    /// What the core decides by.
+    pub(crate) settings: Settings,
+    /// What was understood but has no effect in this version.
+    pub(crate) warnings: Vec<String>,
+}
+
+/// Links that lead to containers and virtual machines of this host, not to peers.
+const EXCLUDED: [&str; 3] = ["docker*", "virbr*", "veth*"];
+/// RFC 8489 §18.6.
+const STUN_PORT: u16 = 3478;
+
+impl Config {
+    /// Reads `path` (default [`DEFAULT_PATH`], which may be missing) and `path.d/*.toml`.
+    pub(crate) fn load(path: Option<&Path>) -> Result<Self, ConfigError> {
+        let main = path.unwrap_or(Path::new(DEFAULT_PATH));
+        let mut merged = ConfigFile::default();
+        match read(main) {
+            Ok(text) => merged = file::parse(main, &text)?,
+            Err(ConfigError::Read { source, .. })
+                if path.is_none() && source.kind() == std::io::ErrorKind::NotFound => {}
+            Err(error) => return Err(error),
+        }
+        for drop_in in drop_ins(main)? {
+            merged.merge(file::parse(&drop_in, &read(&drop_in)?)?);
+        }
+        Self::from_file(merged)
+    }
+
+    fn from_file(file: ConfigFile) -> Result<Self, ConfigError> {
+        let mut warnings = Vec::new();
+        let signaling = file.signaling.unwrap_or_default();
+        let ice = file.ice.unwrap_or_default();
+        let backends = signaling
+            .backends
+            .unwrap_or_default()
+            .iter()
+            .map(|text| backend(text))
+            .collect::<Result<_, _>>()?;
+        let mut stun_servers = Vec::new();
+        for server in ice.servers.unwrap_or_default() {
+            match stun_server(server.url())? {
+                Some(server) => stun_servers.push(server),
+                None => warnings.push(format!(
+                    "[ice] servers: {} is ignored: this version has no relays yet",
+                    server.url()
+                )),
+            }
+        }
+        if file.metrics.is_some_and(|metrics| metrics.listen.is_some()) {
+            warnings.push("[metrics] listen is ignored: this version serves no metrics yet".into());
+        }
+        match ice.policy.as_deref() {
+            None | Some("all" | "direct") => {}
+            Some("relay") => {
+                return Err(ConfigError::Value {
+                    key: "[ice] policy",
+                    value: "relay".into(),
+                    problem: "this version has no relays yet; use \"all\" or \"direct\"".into(),
+                });
+            }
+            Some(other) => {
+                return Err(ConfigError::Value {
+                    key: "[ice] policy",
+                    value: other.into(),
+                    problem: "expected \"all\", \"direct\" or \"relay\"".into(),
+                });
+            }
+        }
+        let excluded = match ice.exclude_interfaces {
+            Some(patterns) => patterns,
+            None => EXCLUDED.map(str::to_owned).to_vec(),
+        };
+        let settings = Settings {
+            interfaces: file
+                .interface
+                .0
+                .into_iter()
+                .map(|(glob, rule)| {
+                    let rule = InterfaceRule {
+                        manage: rule.manage,
+                    };
+                    Ok((pattern("[interface]", &glob)?, rule))
+                })
+                .collect::<Result<_, ConfigError>>()?,
+            peers: peers(file.peer)?,
+            candidates: candidates(ice.candidates)?,
+            exclude_interfaces: excluded
+                .iter()
+                .map(|glob| pattern("[ice] exclude-interfaces", glob))
+                .collect::<Result<_, _>>()?,
+            allow_loopback: ice.allow_loopback.unwrap_or(false),
+        };
+        Ok(Self {
+            backends,
+            token: token(signaling.token_file.as_deref())?,
+            stun_servers,
+            settings,
+            warnings,
+        })
+    }
+}
+
+fn read(path: &Path) -> Result<String, ConfigError> {
+    std::fs::read_to_string(path).map_err(|source| ConfigError::Read {
+        path: path.to_owned(),
+        source,
+    })
+}
+
+fn drop_ins(main: &Path) -> Result<Vec<PathBuf>, ConfigError> {
+    let mut directory = main.as_os_str().to_owned();
+    directory.push(".d");
+    let directory = PathBuf::from(directory);
+    let failed = |source| ConfigError::Read {
+        path: directory.clone(),
+        source,
+    };
+    let entries = match std::fs::read_dir(&directory) {
+        Ok(entries) => entries,
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
+        Err(error) => return Err(failed(error)),
+    };
+    let mut files = Vec::new();
+    for entry in entries {
+        let path = entry.map_err(failed)?.path();
+        if path
+            .extension()
+            .is_some_and(|extension| extension == "toml")
+        {
+            files.push(path);
+        }
+    }
+    files.sort();
+    Ok(files)
+}
+
+fn backend(text: &str) -> Result<Url, ConfigError> {
+    let problem = |problem: String| ConfigError::Value {
+        key: "[signaling] backends",
+        value: redact(text),
+        problem,
+    };
+    let url = Url::parse(text).map_err(|error| problem(format!("not a URL: {error}")))?;
+    if !SCHEMES.contains(&url.scheme()) {
+        return Err(problem(format!(
+            "no backend speaks {:?}; this build knows {}",
+            url.scheme(),
+            SCHEMES.join(", ")
+        )));
+    }
+    if url.host().is_none() {
+        return Err(problem("the URL names no host".into()));
+    }
+    Ok(url)
+}
+
+/// A URL may carry a password by mistake; it is not repeated.
+fn redact(text: &str) -> String {
+    match (text.find("://"), text.rfind('@')) {
+        (Some(scheme), Some(at)) if at > scheme => {
+            format!("{}…{}", &text[..scheme + 3], &text[at..])
+        }
+        _ => text.to_owned(),
+    }
+}
+
+/// Host and port of a `stun:` URI (RFC 7064); `None` for a relay's.
+fn stun_server(url: &str) -> Result<Option<(String, u16)>, ConfigError> {
+    let problem = |problem: &str| ConfigError::Value {
+        key: "[ice] servers",
+        value: url.to_owned(),
+        problem: problem.to_owned(),
+    };
+    let Some((scheme, rest)) = url.split_once(':') else {
+        return Err(problem("expected stun:HOST or stun:HOST:PORT"));
+    };
+    match scheme {
+        "stun" => {}
+        "turn" | "turns" => return Ok(None),
+        _ => return Err(problem("expected stun:HOST or stun:HOST:PORT")),
+    }
+    let (host, port) = match rest.rsplit_once(':') {
+        // The colons of a bare IPv6 address separate no port.
+        Some((host, port)) if !host.contains(':') || host.ends_with(']') => {
+            let port = port
+                .parse()
+                .ok()
+                .filter(|port| *port != 0)
+                .ok_or_else(|| problem("the port must be a number from 1 to 65535"))?;
+            (host, port)
+        }
+        _ => (rest, STUN_PORT),
+    };
+    let host = host.trim_start_matches('[').trim_end_matches(']');
+    if host.is_empty() {
+        return Err(problem("the host is missing"));
+    }
+    Ok(Some((host.to_owned(), port)))
+}
+
+fn pattern(key: &'static str, glob: &str) -> Result<Pattern, ConfigError> {
+    Pattern::new(glob).map_err(|error| ConfigError::Value {
+        key,
+        value: glob.to_owned(),
+        problem: format!("not a pattern: {error}"),
+    })
+}
+
+fn peers(
+    tables: BTreeMap<String, file::Peer>,
+) -> Result<BTreeMap<PublicKey, PeerRule>, ConfigError> {
+    let rule = |(key, table): (String, file::Peer)| {
+        let parsed =
+            key.parse()
+                .map_err(|error: wice_core::key::InvalidKey| ConfigError::Value {
+                    key: "[peer]",
+                    value: key,
+                    problem: error.to_string(),
+                })?;
+        let rule = PeerRule {
+            name: table.name,
+            manage: table.manage,
+        };
+        Ok((parsed, rule))
+    };
+    tables.into_iter().map(rule).collect()
+}
+
+fn candidates(kinds: Option<Vec<String>>) -> Result<CandidateKinds, ConfigError> {
+    let Some(kinds) = kinds else {
+        return Ok(Settings::default().candidates);
+    };
+    for kind in &kinds {
+        if !matches!(kind.as_str(), "host" | "srflx" | "relay") {
+            return Err(ConfigError::Value {
+                key: "[ice] candidates",
+                value: kind.clone(),
+                problem: "expected \"host\", \"srflx\" or \"relay\"".into(),
+            });
+        }
+    }
+    Ok(CandidateKinds {
+        host: kinds.iter().any(|kind| kind == "host"),
+        server_reflexive: kinds.iter().any(|kind| kind == "srflx"),
+    })
+}
+
+/// The token of the file, else of the systemd credential `signaling-token` (systemd.exec(5)).
+fn token(path: Option<&Path>) -> Result<Option<Zeroizing<String>>, ConfigError> {
+    let credential = std::env::var_os("CREDENTIALS_DIRECTORY")
+        .map(|directory| Path::new(&directory).join("signaling-token"))
+        .filter(|path| path.exists());
+    let Some(path) = path.map(Path::to_owned).or(credential) else {
+        return Ok(None);
+    };
+    let text = Zeroizing::new(read(&path)?);
+    let token = text.trim();
+    let printable = token.bytes().all(|byte| byte.is_ascii_graphic());
+    if token.is_empty() || !printable {
+        return Err(ConfigError::Value {
+            key: "[signaling] token-file",
+            value: path.display().to_string(),
+            problem: "expected one line of printable ASCII".into(),
+        });
+    }
+    Ok(Some(Zeroizing::new(token.to_owned())))
+}
+
+#[cfg(test)]
+mod tests;

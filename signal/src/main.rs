@@ -1,3 +1,113 @@
-//! A program of WICE.
+//! `wice-signal`, the rendezvous server of WICE: flags, logs, signals and systemd around the library.
 
-fn main() {}
+mod cli;
+mod log;
+
+use std::future::pending;
+use std::net::SocketAddr;
+use std::process::ExitCode;
+
+use anyhow::Context;
+use clap::Parser;
+use nix::errno::Errno;
+use sd_notify::NotifyState;
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tracing::{error, info, warn};
+use wice_signal::{Server, ServerError, Tls};
+
+use crate::cli::Cli;
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    if let Err(error) = log::start(cli.log_level) {
+        eprintln!("wice-signal: cannot log: {error}");
+        return ExitCode::FAILURE;
+    }
+    match serve(cli) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            error!("{error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+#[tokio::main(flavor = "current_thread")]
+async fn serve(cli: Cli) -> anyhow::Result<()> {
+    let handler = |kind| signal(kind).context("cannot handle signals");
+    let mut terminate = handler(SignalKind::terminate())?;
+    let mut interrupt = handler(SignalKind::interrupt())?;
+    let mut hangup = handler(SignalKind::hangup())?;
+
+    let default_address = cli.listen.is_empty();
+    let options = cli.options()?;
+    let has_token = options.token.is_some();
+    let server = match Server::bind(options.clone()).await {
+        // A machine without IPv6 has no [::].
+        Err(ServerError::Listen { source, .. }) if default_address && no_ipv6(&source) => {
+            let mut options = options;
+            options.listen = vec![cli::DEFAULT_IPV4];
+            Server::bind(options).await?
+        }
+        bound => bound?,
+    };
+
+    let tls = server.tls();
+    let scheme = if tls.is_some() { "https" } else { "http" };
+    for address in server.local_addrs() {
+        info!("listening on {scheme}://{address}");
+    }
+    for address in server.stun_addrs() {
+        info!("listening on stun:{address}");
+    }
+    let public = |address: &SocketAddr| !address.ip().is_loopback();
+    if has_token && tls.is_none() && server.local_addrs().iter().any(public) {
+        warn!(
+            "the token crosses the network in the clear: set --tls-cert and --tls-key, or listen on loopback behind a TLS proxy"
+        );
+    }
+    notify(&[NotifyState::Ready]);
+
+    let stopped = async {
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+        }
+        notify(&[NotifyState::Stopping]);
+    };
+    tokio::select! {
+        result = server.run(stopped) => result?,
+        () = reload(&mut hangup, tls) => {}
+    }
+    info!("stopped");
+    Ok(())
+}
+
+/// Reads certificate and key again at each SIGHUP. Never ends.
+async fn reload(hangup: &mut Signal, tls: Option<Tls>) {
+    loop {
+        if hangup.recv().await.is_none() {
+            return pending().await;
+        }
+        match tls.as_ref().map(Tls::reload) {
+            None => info!("nothing to reload: there is no certificate"),
+            Some(Ok(())) => info!("certificate and key were read again"),
+            Some(Err(error)) => warn!("{error}; the old certificate stays in use"),
+        }
+    }
+}
+
+fn no_ipv6(error: &std::io::Error) -> bool {
+    let errno = error.raw_os_error().map(Errno::from_raw);
+    matches!(
+        errno,
+        Some(Errno::EAFNOSUPPORT | Errno::EADDRNOTAVAIL | Errno::EPROTONOSUPPORT)
+    )
+}
+
+/// Tells systemd; a server that was started otherwise has nobody to tell.
+fn notify(states: &[NotifyState<'_>]) {
+    if let Err(error) = sd_notify::notify(states) {
+        warn!("cannot tell systemd: {error}");
+    }
+}

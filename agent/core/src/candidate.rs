@@ -99,7 +99,7 @@ impl Candidate {
     /// component and, unless allowed, loopback are not.
     pub fn is_usable(&self, allow_loopback: bool) -> bool {
         let address = match self.address {
-            IpAddr::V4(v4) => !v4.is_broadcast() && !(v4.octets()[0] == 0),
+            IpAddr::V4(v4) => !v4.is_broadcast() && v4.octets()[0] != 0,
             IpAddr::V6(v6) => v6.to_ipv4_mapped().is_none() && !v6.is_unicast_link_local(),
         };
         address

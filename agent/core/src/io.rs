@@ -1,12 +1,22 @@
 //! The one door into the core and the one door out of it.
 
 use std::net::{IpAddr, SocketAddr};
+use std::time::{Duration, Instant};
 
 use crate::device::Device;
 use crate::key::PublicKey;
 use crate::mailbox::{Mailbox, Sealed};
 use crate::settings::Settings;
 use crate::status::Reason;
+
+/// The present, as data: the core has no clock.
+#[derive(Debug, Clone, Copy)]
+pub struct Now {
+    /// What timers run by.
+    pub instant: Instant,
+    /// The wall clock as time since the Unix epoch; it may step.
+    pub unix: Duration,
+}
 
 /// What the world tells the core.
 #[derive(Debug, Clone)]

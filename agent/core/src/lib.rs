@@ -5,11 +5,14 @@
 pub mod backoff;
 pub mod candidate;
 pub mod device;
+pub mod gather;
 pub mod ice;
 pub mod io;
 pub mod key;
 pub mod mailbox;
+pub mod mesh;
 pub mod offer;
+pub mod path;
 pub mod seal;
 pub mod session;
 pub mod settings;

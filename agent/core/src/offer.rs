@@ -342,3 +342,6 @@ impl From<CannotOpen> for Rejection {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

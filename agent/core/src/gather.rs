@@ -1,0 +1,275 @@
+//! Which addresses a WireGuard interface can be reached at: its own, and those that STUN servers see (RFC 8445 §5.1.1).
+//!
+//! One for all peers of an interface, because they share its port. Knows no peer, no offer and no kernel.
+
+use std::collections::BTreeMap;
+use std::net::{IpAddr, SocketAddr};
+use std::time::{Duration, Instant};
+
+use rand::RngExt;
+use sha2::{Digest, Sha256};
+use stun_types::attribute::XorMappedAddress;
+use stun_types::message::{
+    BINDING, Message, MessageClass, MessageType, MessageWrite, MessageWriteVec, TransactionId,
+};
+
+use crate::candidate::{Candidate, Kind, Network};
+use crate::ice::LocalCandidate;
+use crate::io::Packet;
+use crate::session::Random;
+
+/// The candidates of one interface.
+#[derive(Debug, Default)]
+pub struct Gather {
+    bases: Vec<SocketAddr>,
+    offer_bases: bool,
+    bindings: BTreeMap<(SocketAddr, SocketAddr), Binding>,
+    transactions: BTreeMap<u128, (SocketAddr, SocketAddr)>,
+    refreshing: bool,
+}
+
+/// Most host candidates, and as many server-reflexive ones: together what an offer carries.
+const MAX_BASES: usize = 8;
+/// A binding request is repeated after these delays (RFC 8489 §6.2.1, faster: a candidate that comes late is a slow path).
+const RETRIES: [Duration; 3] = [
+    Duration::from_millis(200),
+    Duration::from_millis(400),
+    Duration::from_millis(800),
+];
+/// A server that answered none of the requests is asked again after this.
+const UNANSWERED: Duration = Duration::from_secs(30);
+/// A NAT forgets a silent mapping after 30 s at the earliest that is common (RFC 4787 §4.3 asks for more).
+const REFRESH: Duration = Duration::from_secs(25);
+
+/// What one STUN server said of one base.
+#[derive(Debug)]
+struct Binding {
+    mapped: Option<SocketAddr>,
+    answered: Option<Instant>,
+    /// Answered, or given up; a later round changes nothing about it.
+    finished: bool,
+    /// Requests sent in this round.
+    sent: usize,
+    transaction: u128,
+    due: Option<Instant>,
+}
+
+/// A binding request to send.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Request {
+    /// The base.
+    pub source: SocketAddr,
+    /// The server.
+    pub destination: SocketAddr,
+    /// The STUN message.
+    pub payload: Vec<u8>,
+}
+
+impl Gather {
+    /// Makes the bases and servers exactly these; what is known of the others is kept.
+    ///
+    /// `offer_bases` tells whether bases are candidates themselves.
+    pub fn set(
+        &mut self,
+        bases: &[SocketAddr],
+        servers: &[SocketAddr],
+        offer_bases: bool,
+        now: Instant,
+    ) {
+        self.bases = bases.iter().copied().take(MAX_BASES).collect();
+        self.offer_bases = offer_bases;
+        let wanted: Vec<(SocketAddr, SocketAddr)> = self
+            .bases
+            .iter()
+            .flat_map(|base| servers.iter().map(|server| (*base, *server)))
+            .filter(|(base, server)| {
+                base.is_ipv4() == server.is_ipv4()
+                    && (server.ip().is_loopback() || !base.ip().is_loopback())
+            })
+            .collect();
+        self.bindings.retain(|key, _| wanted.contains(key));
+        self.transactions.retain(|_, key| wanted.contains(key));
+        for key in wanted {
+            self.bindings.entry(key).or_insert(Binding {
+                mapped: None,
+                answered: None,
+                finished: false,
+                sent: 0,
+                transaction: 0,
+                due: Some(now),
+            });
+        }
+    }
+
+    /// Keeps mappings alive while somebody may still be told of them.
+    pub fn set_refreshing(&mut self, refreshing: bool, now: Instant) {
+        if refreshing && !self.refreshing {
+            for binding in self.bindings.values_mut() {
+                let due = binding.answered.map_or(now, |at| at + REFRESH);
+                binding.due.get_or_insert(due.max(now));
+            }
+        }
+        self.refreshing = refreshing;
+    }
+
+    /// The requests that are due.
+    pub fn handle_timeout(&mut self, now: Instant, random: &mut Random) -> Vec<Request> {
+        let mut requests = Vec::new();
+        for ((base, server), binding) in &mut self.bindings {
+            if binding.due.is_none_or(|due| due > now) {
+                continue;
+            }
+            let new_round = binding.finished && (binding.sent == 0 || binding.sent > RETRIES.len());
+            if new_round && !self.refreshing {
+                binding.due = None;
+                continue;
+            }
+            if new_round {
+                binding.sent = 0;
+            }
+            if binding.sent == 0 {
+                self.transactions.remove(&binding.transaction);
+                binding.transaction = random.random::<u128>() >> 32;
+                self.transactions
+                    .insert(binding.transaction, (*base, *server));
+            }
+            binding.due = Some(now + RETRIES.get(binding.sent).copied().unwrap_or(UNANSWERED));
+            binding.sent += 1;
+            binding.finished |= binding.sent > RETRIES.len();
+            requests.push(Request {
+                source: *base,
+                destination: *server,
+                payload: binding_request(binding.transaction),
+            });
+        }
+        requests
+    }
+
+    /// Takes a STUN message; `None` when it answers no request of ours, else whether the candidates changed.
+    ///
+    /// An answer counts only from the server that was asked, to the base that asked.
+    pub fn handle_packet(&mut self, packet: &Packet, now: Instant) -> Option<bool> {
+        let message = Message::from_bytes(&packet.payload).ok()?;
+        let transaction = u128::from(message.transaction_id());
+        let key = *self.transactions.get(&transaction)?;
+        if key != (packet.destination, packet.source) || !message.is_response() {
+            return None;
+        }
+        let mapped = message
+            .has_class(MessageClass::Success)
+            .then(|| message.attribute::<XorMappedAddress>().ok())
+            .flatten()
+            .map(|mapped| mapped.addr(message.transaction_id()))
+            .filter(|mapped| mapped.is_ipv4() == key.0.is_ipv4() && mapped.port() != 0)?;
+        self.transactions.remove(&transaction);
+        let due = self.refreshing.then_some(now + REFRESH);
+        let binding = self.bindings.get_mut(&key)?;
+        let news = !binding.finished || binding.mapped != Some(mapped);
+        *binding = Binding {
+            mapped: Some(mapped),
+            answered: Some(now),
+            finished: true,
+            sent: 0,
+            transaction: 0,
+            due,
+        };
+        Some(news)
+    }
+
+    /// When [`Gather::handle_timeout`] is due.
+    pub fn poll_timeout(&self) -> Option<Instant> {
+        self.bindings
+            .values()
+            .filter_map(|binding| binding.due)
+            .min()
+    }
+
+    /// Tells whether every server has answered or was given up.
+    pub fn is_finished(&self) -> bool {
+        self.bindings.values().all(|binding| binding.finished)
+    }
+
+    /// The candidates for the peers, best first.
+    pub fn candidates(&self) -> Vec<Candidate> {
+        self.locals()
+            .iter()
+            .filter(|local| self.offer_bases || local.kind != Kind::Host)
+            .map(|local| self.candidate(local))
+            .collect()
+    }
+
+    /// The same for the checks; bases are always among them, because checks leave from them.
+    pub fn locals(&self) -> Vec<LocalCandidate> {
+        let mut locals: Vec<LocalCandidate> = self
+            .bases
+            .iter()
+            .map(|base| LocalCandidate {
+                kind: Kind::Host,
+                address: *base,
+                base: *base,
+            })
+            .collect();
+        let mut reflexive: Vec<LocalCandidate> = self
+            .bindings
+            .iter()
+            .filter_map(|((base, _), binding)| {
+                let address = binding
+                    .mapped
+                    .filter(|mapped| !self.bases.contains(mapped))?;
+                Some(LocalCandidate {
+                    kind: Kind::Srflx,
+                    address,
+                    base: *base,
+                })
+            })
+            .collect();
+        reflexive.sort();
+        reflexive.dedup();
+        locals.extend(reflexive.into_iter().take(MAX_BASES));
+        locals
+    }
+
+    fn candidate(&self, local: &LocalCandidate) -> Candidate {
+        let index = self.bases.iter().position(|base| *base == local.base);
+        let reflexive = local.kind != Kind::Host;
+        Candidate {
+            kind: local.kind,
+            foundation: foundation(local.kind, local.base.ip()),
+            component: 1,
+            network: Network::udp(&local.address.ip()),
+            priority: priority(local.kind, index.unwrap_or(MAX_BASES)),
+            address: local.address.ip(),
+            port: local.address.port(),
+            related_address: reflexive.then(|| local.base.ip()),
+            related_port: reflexive.then(|| local.base.port()),
+            tcp_type: None,
+        }
+    }
+}
+
+/// Equal for candidates of one kind and base (RFC 8445 §5.1.1.3).
+fn foundation(kind: Kind, base: IpAddr) -> String {
+    let digest = Sha256::digest(format!("{} {base}", kind.as_str()));
+    hex::encode(&digest[..4])
+}
+
+/// RFC 8445 §5.1.2.1 with the recommended type preferences; an earlier base is preferred.
+fn priority(kind: Kind, index: usize) -> u32 {
+    let kind_preference: u32 = match kind {
+        Kind::Host => 126,
+        Kind::Prflx => 110,
+        Kind::Srflx => 100,
+        Kind::Relay => 0,
+    };
+    let local_preference = u32::from(u16::MAX) - u32::try_from(index).unwrap_or(0);
+    (kind_preference << 24) + (local_preference << 8) + 255
+}
+
+fn binding_request(transaction: u128) -> Vec<u8> {
+    Message::builder(
+        MessageType::from_class_method(MessageClass::Request, BINDING),
+        TransactionId::from(transaction),
+        MessageWriteVec::new(),
+    )
+    .finish()
+}

@@ -1,0 +1,530 @@
+//! All interfaces and peers of one machine: takes what happens, says what to do, wakes when something is due.
+//!
+//! Routes every input to the peer that it concerns. What a peer does with it is in `mesh/peer.rs`; I/O is nowhere here.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::net::SocketAddr;
+use std::time::Instant;
+
+use rand::SeedableRng;
+
+use crate::device::Device;
+use crate::io::{Change, Input, LocalAddress, Now, Output, Packet, Transmit};
+use crate::key::PublicKey;
+use crate::offer::Rejection;
+use crate::session::Random;
+use crate::settings::Settings;
+use crate::status::{InterfaceStatus, PeerStatus};
+
+mod alarms;
+mod interface;
+mod peer;
+mod routes;
+
+use alarms::Alarms;
+use interface::{DUMP_FAST, DUMP_SLOW, Interface};
+use peer::{Context, Peer};
+use routes::{PeerId, Routes};
+
+/// The state of every WireGuard interface and peer of this machine.
+#[derive(Debug)]
+pub struct Mesh {
+    settings: Settings,
+    interfaces: BTreeMap<u32, Interface>,
+    addresses: Vec<LocalAddress>,
+    servers: Vec<SocketAddr>,
+    backend_up: bool,
+    routes: Routes,
+    alarms: Alarms<Alarm>,
+    outputs: VecDeque<Output>,
+    rejected: BTreeMap<Rejection, u64>,
+    random: Random,
+}
+
+/// What a deadline is about.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Alarm {
+    Gather(u32),
+    Dump(u32),
+    Peer(PeerId),
+}
+
+impl Mesh {
+    /// Starts with nothing; `seed` must be fresh randomness, because ICE credentials come from it.
+    pub fn new(settings: Settings, seed: [u8; 32]) -> Self {
+        Self {
+            settings,
+            interfaces: BTreeMap::new(),
+            addresses: Vec::new(),
+            servers: Vec::new(),
+            backend_up: false,
+            routes: Routes::default(),
+            alarms: Alarms::default(),
+            outputs: VecDeque::new(),
+            rejected: BTreeMap::new(),
+            random: Random::from_seed(seed),
+        }
+    }
+
+    /// Takes one thing that happened; what follows from it comes out of [`Mesh::poll`].
+    pub fn handle(&mut self, input: Input, now: Now) {
+        match input {
+            Input::Settings(settings) => {
+                self.settings = settings;
+                self.reconfigure(now);
+            }
+            Input::Device(device) => self.device(&device, now),
+            Input::Gone(name) => {
+                let index = self.index(&name);
+                if let Some(index) = index {
+                    self.remove_interface(index, now);
+                }
+            }
+            Input::Addresses(addresses) => {
+                self.addresses = addresses;
+                self.regather(now);
+            }
+            Input::StunServers(servers) => {
+                self.servers = servers;
+                self.regather(now);
+            }
+            Input::Message { mailbox, sealed } => {
+                if let Some(id) = self.routes.reader(&mailbox)
+                    && let Some(Err(rejection)) =
+                        self.with_peer(id, now, |peer, cx| peer.receive(&sealed, cx))
+                {
+                    *self.rejected.entry(rejection).or_default() += 1;
+                }
+            }
+            Input::BackendUp => self.backend(true, now),
+            Input::BackendDown => self.backend(false, now),
+            Input::Packet(packet) => self.packet(&packet, now),
+            Input::Restart { interface, peer } => {
+                if let Some(index) = self.index(&interface) {
+                    let id = PeerId {
+                        interface: index,
+                        key: peer,
+                    };
+                    self.with_peer(id, now, |peer, cx| {
+                        peer.restart(crate::status::Reason::RestartRequested, cx);
+                    });
+                }
+            }
+            Input::Stop => self.each_peer(now, |peer, cx| peer.leave(cx)),
+            Input::Timeout => self.timeout(now),
+        }
+    }
+
+    /// The next thing to do.
+    pub fn poll(&mut self) -> Option<Output> {
+        self.outputs.pop_front()
+    }
+
+    /// When [`Input::Timeout`] is due.
+    pub fn poll_timeout(&self) -> Option<Instant> {
+        self.alarms.next().map(|(at, _)| at)
+    }
+
+    /// All interfaces, as they are shown.
+    pub fn interfaces(&self) -> impl Iterator<Item = InterfaceStatus> {
+        self.interfaces.values().map(Interface::status)
+    }
+
+    /// One interface, as it is shown.
+    pub fn interface(&self, name: &str) -> Option<InterfaceStatus> {
+        let index = self.index(name)?;
+        Some(self.interfaces.get(&index)?.status())
+    }
+
+    /// One peer, as it is shown.
+    pub fn peer(&self, interface: &str, key: &PublicKey, now: Now) -> Option<PeerStatus> {
+        let index = self.index(interface)?;
+        let peer = self.interfaces.get(&index)?.peers.get(key)?;
+        let name = self.settings.peer_name(key).to_owned();
+        Some(peer.status(name, now.instant))
+    }
+
+    /// The keys of an interface's peers.
+    pub fn peers(&self, interface: &str) -> Vec<PublicKey> {
+        self.index(interface)
+            .and_then(|index| self.interfaces.get(&index))
+            .map(|interface| interface.peers.keys().copied().collect())
+            .unwrap_or_default()
+    }
+
+    /// The ports that STUN shares with WireGuard now.
+    pub fn ports(&self) -> std::collections::BTreeSet<u16> {
+        self.interfaces
+            .values()
+            .filter(|interface| interface.managed && interface.listen_port != 0)
+            .map(|interface| interface.listen_port)
+            .collect()
+    }
+
+    /// How many messages were refused, by reason.
+    pub const fn rejected(&self) -> &BTreeMap<Rejection, u64> {
+        &self.rejected
+    }
+
+    fn index(&self, name: &str) -> Option<u32> {
+        self.interfaces
+            .iter()
+            .find(|(_, interface)| interface.name == name)
+            .map(|(index, _)| *index)
+    }
+
+    fn device(&mut self, device: &Device, now: Now) {
+        // The same name under another index: the interface was deleted and made again.
+        if let Some(old) = self.index(&device.name)
+            && old != device.index
+        {
+            self.remove_interface(old, now);
+        }
+        let index = device.index;
+        let managed = self.settings.manages_interface(&device.name);
+        let mut changed = false;
+        if let Some(interface) = self.interfaces.get_mut(&index) {
+            let old_name = interface.name.clone();
+            let difference = interface.observe(device);
+            changed |= difference.rename || difference.identity || difference.fwmark;
+            if difference.rename {
+                self.rename(index, old_name);
+            }
+            if difference.identity {
+                self.each_peer_of(index, now, |peer, cx| peer.leave(cx));
+            }
+        } else {
+            let interface = Interface::new(device, managed, now.instant);
+            self.interfaces.insert(index, interface);
+            changed = true;
+        }
+        if let Some(interface) = self.interfaces.get_mut(&index) {
+            changed |= std::mem::replace(&mut interface.managed, managed) != managed;
+            if changed {
+                self.changed(Change::Interface(device.name.clone()));
+                self.regather_interface(index, now);
+            }
+        }
+        self.peers_of(device, now);
+        self.schedule_dump(index, now, true);
+    }
+
+    /// Follows the peers of a dump: gone, new and changed ones.
+    fn peers_of(&mut self, device: &Device, now: Now) {
+        let index = device.index;
+        let Some(interface) = self.interfaces.get(&index) else {
+            return;
+        };
+        let gone: Vec<PublicKey> = interface
+            .peers
+            .keys()
+            .filter(|key| !device.peers.contains_key(key))
+            .copied()
+            .collect();
+        for key in gone {
+            self.remove_peer(
+                PeerId {
+                    interface: index,
+                    key,
+                },
+                now,
+            );
+        }
+        for (key, kernel) in &device.peers {
+            let id = PeerId {
+                interface: index,
+                key: *key,
+            };
+            let Some(interface) = self.interfaces.get_mut(&index) else {
+                return;
+            };
+            let obstacle = interface.obstacle(key, &self.settings);
+            interface
+                .peers
+                .entry(*key)
+                .or_insert_with(|| Peer::new(id, kernel.clone(), now));
+            self.with_peer(id, now, |peer, cx| {
+                peer.observe(kernel, cx);
+                peer.manage(obstacle, cx);
+            });
+        }
+    }
+
+    /// Sessions survive a rename; what is shown under the old name goes.
+    fn rename(&mut self, index: u32, old_name: String) {
+        let Some(interface) = self.interfaces.get_mut(&index) else {
+            return;
+        };
+        let name = interface.name.clone();
+        for peer in interface.peers.values_mut() {
+            peer.show_again();
+        }
+        tracing::info!(old = old_name, new = name, "the interface was renamed");
+        self.changed(Change::InterfaceGone(old_name));
+    }
+
+    fn remove_interface(&mut self, index: u32, now: Now) {
+        self.each_peer_of(index, now, |peer, cx| peer.leave(cx));
+        let Some(interface) = self.interfaces.remove(&index) else {
+            return;
+        };
+        self.alarms.set(Alarm::Gather(index), None);
+        self.alarms.set(Alarm::Dump(index), None);
+        for key in interface.peers.keys() {
+            let id = PeerId {
+                interface: index,
+                key: *key,
+            };
+            self.alarms.set(Alarm::Peer(id), None);
+            self.changed(Change::PeerGone {
+                interface: interface.name.clone(),
+                peer: *key,
+            });
+        }
+        self.changed(Change::InterfaceGone(interface.name));
+    }
+
+    fn remove_peer(&mut self, id: PeerId, now: Now) {
+        self.with_peer(id, now, |peer, cx| peer.leave(cx));
+        self.alarms.set(Alarm::Peer(id), None);
+        if let Some(interface) = self.interfaces.get_mut(&id.interface)
+            && interface.peers.remove(&id.key).is_some()
+        {
+            let interface = interface.name.clone();
+            self.changed(Change::PeerGone {
+                interface,
+                peer: id.key,
+            });
+        }
+    }
+
+    fn reconfigure(&mut self, now: Now) {
+        let indices: Vec<u32> = self.interfaces.keys().copied().collect();
+        for index in indices {
+            let Some(interface) = self.interfaces.get_mut(&index) else {
+                continue;
+            };
+            interface.managed = self.settings.manages_interface(&interface.name);
+            let obstacles: Vec<_> = interface
+                .peers
+                .keys()
+                .map(|key| (*key, interface.obstacle(key, &self.settings)))
+                .collect();
+            let name = interface.name.clone();
+            self.changed(Change::Interface(name));
+            self.regather_interface(index, now);
+            for (key, obstacle) in obstacles {
+                let id = PeerId {
+                    interface: index,
+                    key,
+                };
+                self.with_peer(id, now, |peer, cx| {
+                    peer.show_again();
+                    peer.manage(obstacle, cx);
+                });
+            }
+        }
+    }
+
+    fn backend(&mut self, up: bool, now: Now) {
+        if std::mem::replace(&mut self.backend_up, up) != up {
+            self.each_peer(now, |peer, cx| peer.backend_changed(cx));
+        }
+    }
+
+    fn packet(&mut self, packet: &Packet, now: Now) {
+        let port = packet.destination.port();
+        let answered = self
+            .interfaces
+            .iter_mut()
+            .filter(|(_, interface)| interface.listen_port == port)
+            .find_map(|(index, interface)| {
+                let news = interface.gather.handle_packet(packet, now.instant)?;
+                Some((*index, news))
+            });
+        match answered {
+            Some((index, true)) => self.gathered(index, now),
+            Some((index, false)) => self.gather(index, now),
+            None => {
+                if let Some(id) = self.routes.addressee(&packet.payload) {
+                    self.with_peer(id, now, |peer, _| peer.packet(packet, now.instant));
+                }
+            }
+        }
+    }
+
+    fn timeout(&mut self, now: Now) {
+        while let Some(alarm) = self.alarms.take_due(now.instant) {
+            match alarm {
+                Alarm::Gather(index) => self.gather(index, now),
+                Alarm::Dump(index) => {
+                    if let Some(interface) = self.interfaces.get_mut(&index) {
+                        // Asked again even if this dump never arrives.
+                        interface.dump_at = now.instant + DUMP_SLOW;
+                        self.alarms.set(Alarm::Dump(index), Some(interface.dump_at));
+                        let interface = interface.name.clone();
+                        self.outputs.push_back(Output::Dump { interface });
+                    }
+                }
+                Alarm::Peer(id) => {
+                    self.with_peer(id, now, |_, _| ());
+                }
+            }
+        }
+    }
+
+    fn regather(&mut self, now: Now) {
+        let indices: Vec<u32> = self.interfaces.keys().copied().collect();
+        for index in indices {
+            self.regather_interface(index, now);
+        }
+    }
+
+    fn regather_interface(&mut self, index: u32, now: Now) {
+        let wireguard: Vec<String> = self
+            .interfaces
+            .values()
+            .map(|interface| interface.name.clone())
+            .collect();
+        let addresses: Vec<LocalAddress> = self
+            .addresses
+            .iter()
+            .filter(|address| !wireguard.contains(&address.link))
+            .cloned()
+            .collect();
+        if let Some(interface) = self.interfaces.get_mut(&index) {
+            interface.regather(&addresses, &self.servers, &self.settings, now.instant);
+            self.gather(index, now);
+        }
+    }
+
+    /// Sends what gathering wants, and tells the peers what it found.
+    fn gather(&mut self, index: u32, now: Now) {
+        let Some(interface) = self.interfaces.get_mut(&index) else {
+            return;
+        };
+        let finished = interface.gather.is_finished();
+        let fwmark = interface.fwmark;
+        for request in interface
+            .gather
+            .handle_timeout(now.instant, &mut self.random)
+        {
+            self.outputs.push_back(Output::Transmit(Transmit {
+                source: request.source,
+                destination: request.destination,
+                fwmark,
+                payload: request.payload,
+            }));
+        }
+        if finished == interface.gather.is_finished() {
+            let next = interface.gather.poll_timeout();
+            self.alarms.set(Alarm::Gather(index), next);
+        }
+        self.gathered(index, now);
+    }
+
+    fn gathered(&mut self, index: u32, now: Now) {
+        if let Some(interface) = self.interfaces.get_mut(&index) {
+            interface.refresh();
+            let next = interface.gather.poll_timeout();
+            self.alarms.set(Alarm::Gather(index), next);
+        }
+        self.each_peer_of(index, now, |peer, cx| peer.gathered(cx));
+    }
+
+    fn schedule_dump(&mut self, index: u32, now: Now, dumped: bool) {
+        let Some(interface) = self.interfaces.get_mut(&index) else {
+            return;
+        };
+        let unsettled = interface.peers.values().any(Peer::is_unsettled);
+        let pause = if unsettled { DUMP_FAST } else { DUMP_SLOW };
+        let at = now.instant + pause;
+        if dumped || at < interface.dump_at {
+            interface.dump_at = at;
+        }
+        self.alarms.set(Alarm::Dump(index), Some(interface.dump_at));
+    }
+
+    fn each_peer(&mut self, now: Now, mut act: impl FnMut(&mut Peer, &mut Context<'_>)) {
+        let indices: Vec<u32> = self.interfaces.keys().copied().collect();
+        for index in indices {
+            self.each_peer_of(index, now, &mut act);
+        }
+    }
+
+    fn each_peer_of(
+        &mut self,
+        index: u32,
+        now: Now,
+        mut act: impl FnMut(&mut Peer, &mut Context<'_>),
+    ) {
+        let keys: Vec<PublicKey> = self
+            .interfaces
+            .get(&index)
+            .map(|interface| interface.peers.keys().copied().collect())
+            .unwrap_or_default();
+        for key in keys {
+            self.with_peer(
+                PeerId {
+                    interface: index,
+                    key,
+                },
+                now,
+                &mut act,
+            );
+        }
+    }
+
+    /// Lets one peer act, does what follows from it and sets its alarm.
+    fn with_peer<T>(
+        &mut self,
+        id: PeerId,
+        now: Now,
+        act: impl FnOnce(&mut Peer, &mut Context<'_>) -> T,
+    ) -> Option<T> {
+        let interface = self.interfaces.get_mut(&id.interface)?;
+        let peer = interface.peers.get_mut(&id.key)?;
+        let mut cx = Context {
+            now,
+            random: &mut self.random,
+            outputs: &mut self.outputs,
+            routes: &mut self.routes,
+            interface: &interface.name,
+            key: interface.private_key.as_ref(),
+            fwmark: interface.fwmark,
+            candidates: &interface.candidates,
+            locals: &interface.locals,
+            end_of_candidates: interface.gather.is_finished(),
+            name: self.settings.peer_name(&id.key),
+            allow_loopback: self.settings.allow_loopback,
+            backend_up: self.backend_up,
+        };
+        let unsettled = peer.is_unsettled();
+        let needed = peer.needs_candidates();
+        let result = act(peer, &mut cx);
+        peer.settle(&mut cx);
+        let at = peer.poll_timeout(now.instant);
+        let unsettles = !unsettled && peer.is_unsettled();
+        let needs = peer.needs_candidates();
+        self.alarms.set(Alarm::Peer(id), at);
+        if needs != needed {
+            interface.needing = if needs {
+                interface.needing + 1
+            } else {
+                interface.needing.saturating_sub(1)
+            };
+            // Server-reflexive addresses are kept alive as long as a peer may yet be told of them.
+            (interface.gather).set_refreshing(interface.needing > 0, now.instant);
+            let next = interface.gather.poll_timeout();
+            self.alarms.set(Alarm::Gather(id.interface), next);
+        }
+        if unsettles {
+            self.schedule_dump(id.interface, now, false);
+        }
+        Some(result)
+    }
+
+    fn changed(&mut self, change: Change) {
+        self.outputs.push_back(Output::Changed(change));
+    }
+}

@@ -1,0 +1,155 @@
+//! One WireGuard interface: what its last dump said, its candidates and its peers.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::time::{Duration, Instant};
+
+use super::peer::{Obstacle, Peer};
+use crate::candidate::Candidate;
+use crate::device::Device;
+use crate::gather::Gather;
+use crate::ice::LocalCandidate;
+use crate::io::LocalAddress;
+use crate::key::{PrivateKey, PublicKey};
+use crate::settings::Settings;
+use crate::status::InterfaceStatus;
+
+/// An interface as the mesh keeps it.
+#[derive(Debug)]
+pub(super) struct Interface {
+    pub(super) name: String,
+    pub(super) private_key: Option<PrivateKey>,
+    pub(super) public_key: Option<PublicKey>,
+    pub(super) listen_port: u16,
+    pub(super) fwmark: u32,
+    pub(super) managed: bool,
+    pub(super) gather: Gather,
+    pub(super) candidates: Vec<Candidate>,
+    pub(super) locals: Vec<LocalCandidate>,
+    pub(super) peers: BTreeMap<PublicKey, Peer>,
+    /// How many peers may yet be told of our server-reflexive addresses.
+    pub(super) needing: usize,
+    pub(super) dump_at: Instant,
+}
+
+/// Between dumps while a peer is about to change; the kernel announces nothing about peers.
+pub(super) const DUMP_FAST: Duration = Duration::from_millis(100);
+/// Between dumps of an interface on which nothing is about to change.
+pub(super) const DUMP_SLOW: Duration = Duration::from_secs(3);
+
+impl Interface {
+    pub(super) fn new(device: &Device, managed: bool, now: Instant) -> Self {
+        Self {
+            name: device.name.clone(),
+            public_key: device.private_key.as_ref().map(PrivateKey::public),
+            private_key: device.private_key.clone(),
+            listen_port: device.listen_port,
+            fwmark: device.fwmark,
+            managed,
+            gather: Gather::default(),
+            candidates: Vec::new(),
+            locals: Vec::new(),
+            peers: BTreeMap::new(),
+            needing: 0,
+            dump_at: now + DUMP_SLOW,
+        }
+    }
+
+    /// Takes what a dump says of the interface itself; tells what is different.
+    pub(super) fn observe(&mut self, device: &Device) -> Difference {
+        let difference = Difference {
+            rename: self.name != device.name,
+            identity: self.private_key != device.private_key
+                || self.listen_port != device.listen_port,
+            fwmark: self.fwmark != device.fwmark,
+        };
+        if self.private_key != device.private_key {
+            self.private_key.clone_from(&device.private_key);
+            self.public_key = device.private_key.as_ref().map(PrivateKey::public);
+        }
+        self.name.clone_from(&device.name);
+        self.listen_port = device.listen_port;
+        self.fwmark = device.fwmark;
+        difference
+    }
+
+    /// Follows the machine's addresses and the STUN servers.
+    pub(super) fn regather(
+        &mut self,
+        addresses: &[LocalAddress],
+        servers: &[SocketAddr],
+        settings: &Settings,
+        now: Instant,
+    ) {
+        let active = self.managed && self.listen_port != 0 && self.private_key.is_some();
+        let mut usable: Vec<&LocalAddress> = addresses
+            .iter()
+            .filter(|it| active && is_usable(it, settings) && it.link != self.name)
+            .collect();
+        // IPv6 first (RFC 8421 §4), and what the kernel deprecates last.
+        usable.sort_by_key(|it| (it.deprecated, it.address.is_ipv4(), it.address));
+        let bases: Vec<SocketAddr> = usable
+            .iter()
+            .map(|it| SocketAddr::new(it.address, self.listen_port))
+            .collect();
+        let servers = if settings.candidates.server_reflexive {
+            servers
+        } else {
+            &[]
+        };
+        self.gather
+            .set(&bases, servers, settings.candidates.host, now);
+        self.refresh();
+    }
+
+    /// Reads the candidates anew.
+    pub(super) fn refresh(&mut self) {
+        self.candidates = self.gather.candidates();
+        self.locals = self.gather.locals();
+    }
+
+    /// What is in the way of a peer's negotiation.
+    pub(super) fn obstacle(&self, peer: &PublicKey, settings: &Settings) -> Option<Obstacle> {
+        if !self.managed || !settings.manages_peer(peer) {
+            Some(Obstacle::Unmanaged)
+        } else if self.private_key.is_none() {
+            Some(Obstacle::NoPrivateKey)
+        } else if self.listen_port == 0 {
+            Some(Obstacle::NoListenPort)
+        } else {
+            None
+        }
+    }
+
+    /// The interface as it is shown.
+    pub(super) fn status(&self) -> InterfaceStatus {
+        InterfaceStatus {
+            name: self.name.clone(),
+            public_key: self.public_key,
+            listen_port: self.listen_port,
+            fwmark: self.fwmark,
+            managed: self.managed,
+        }
+    }
+}
+
+/// How a dump differs from the one before, as far as the interface itself goes.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Difference {
+    pub(super) rename: bool,
+    /// The key or the port: every session is about another identity.
+    pub(super) identity: bool,
+    pub(super) fwmark: bool,
+}
+
+fn is_usable(local: &LocalAddress, settings: &Settings) -> bool {
+    let link_local = match local.address {
+        std::net::IpAddr::V4(address) => address.is_link_local(),
+        std::net::IpAddr::V6(address) => address.is_unicast_link_local(),
+    };
+    !link_local
+        && !local.address.is_unspecified()
+        && !local.address.is_multicast()
+        && (settings.allow_loopback || !local.address.is_loopback())
+        && !settings.excludes_link(&local.link)
+}

@@ -1,0 +1,205 @@
+//! The endpoint that the kernel shall have for one peer, against everything else that writes it.
+//!
+//! Compares a wish with dumps; knows no candidate, no session and no signalling.
+
+use std::net::SocketAddr;
+use std::time::{Duration, Instant};
+
+use crate::device::Peer;
+
+/// What one peer's endpoint should be, and how its last dumps compared.
+#[derive(Debug, Default)]
+pub struct Path {
+    wanted: Option<SocketAddr>,
+    /// Since when the kernel has had another endpoint, and the receive counter at that time.
+    deviation: Option<Deviation>,
+    hold: Hold,
+    handshake: Option<Handshake>,
+}
+
+#[derive(Debug)]
+struct Deviation {
+    since: Instant,
+    endpoint: Option<SocketAddr>,
+    rx_bytes: u64,
+    tx_bytes: u64,
+    roamed: bool,
+}
+
+/// How long another program's endpoint is left alone before ours is put back: doubles with each time.
+#[derive(Debug)]
+struct Hold(Duration);
+
+const HOLD_FIRST: Duration = Duration::from_secs(1);
+const HOLD_LAST: Duration = Duration::from_secs(60);
+/// After roaming, the kernel's endpoint is believed until nothing has come from it for this long: two of the kernel's
+/// own KEEPALIVE_TIMEOUT (drivers/net/wireguard/messages.h) while packets are sent.
+const ROAMED_SILENCE: Duration = Duration::from_secs(20);
+
+/// A wait for the first sign that packets travel the new way.
+#[derive(Debug)]
+struct Handshake {
+    rx_bytes: u64,
+    latest_handshake: Duration,
+    nudges: usize,
+    next: Option<Instant>,
+}
+
+/// When the tunnel is nudged after its endpoint was set. The controlled side holds back, because initiations that cross
+/// cancel each other until REKEY_TIMEOUT (5 s) is over; so the last ones come after that.
+const NUDGES_CONTROLLING: [Duration; 4] = [
+    Duration::ZERO,
+    Duration::from_millis(1_000),
+    Duration::from_millis(5_200),
+    Duration::from_millis(10_500),
+];
+const NUDGES_CONTROLLED: [Duration; 4] = [
+    Duration::from_millis(300),
+    Duration::from_millis(1_500),
+    Duration::from_millis(5_700),
+    Duration::from_millis(11_000),
+];
+
+impl Default for Hold {
+    fn default() -> Self {
+        Self(HOLD_FIRST)
+    }
+}
+
+/// What a dump asks for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Verdict {
+    /// Leave the kernel as it is.
+    Leave,
+    /// Write the wanted endpoint.
+    Set(SocketAddr),
+}
+
+impl Path {
+    /// Wishes for an endpoint, on a nomination; returns it when the kernel has another one.
+    ///
+    /// Waits for a sign of life afterwards, and nudges the tunnel meanwhile.
+    pub fn want(
+        &mut self,
+        endpoint: SocketAddr,
+        kernel: &Peer,
+        controlling: bool,
+        now: Instant,
+    ) -> Verdict {
+        let repeated = self.wanted == Some(endpoint);
+        if repeated && self.deviation.as_ref().is_some_and(|it| it.roamed) {
+            return Verdict::Leave;
+        }
+        self.wanted = Some(endpoint);
+        self.deviation = None;
+        self.hold = Hold::default();
+        let schedule = schedule(controlling);
+        self.handshake = Some(Handshake {
+            rx_bytes: kernel.rx_bytes,
+            latest_handshake: kernel.latest_handshake,
+            nudges: 0,
+            next: schedule.first().map(|delay| now + *delay),
+        });
+        if kernel.endpoint == Some(endpoint) {
+            Verdict::Leave
+        } else {
+            Verdict::Set(endpoint)
+        }
+    }
+
+    /// Gives the wish up: the kernel keeps what it has.
+    pub fn release(&mut self) {
+        *self = Self::default();
+    }
+
+    /// The endpoint that was wished for.
+    pub const fn wanted(&self) -> Option<SocketAddr> {
+        self.wanted
+    }
+
+    /// Compares the wish with a dump.
+    pub fn compare(&mut self, kernel: &Peer, now: Instant) -> Verdict {
+        if let Some(handshake) = &self.handshake
+            && (handshake.next.is_none()
+                || kernel.rx_bytes > handshake.rx_bytes
+                || kernel.latest_handshake > handshake.latest_handshake)
+        {
+            self.handshake = None;
+        }
+        let Some(wanted) = self.wanted else {
+            return Verdict::Leave;
+        };
+        if kernel.endpoint == Some(wanted) {
+            self.deviation = None;
+            return Verdict::Leave;
+        }
+        let deviation = match &mut self.deviation {
+            Some(deviation) if deviation.endpoint == kernel.endpoint => deviation,
+            other => other.insert(Deviation {
+                since: now,
+                endpoint: kernel.endpoint,
+                rx_bytes: kernel.rx_bytes,
+                tx_bytes: kernel.tx_bytes,
+                roamed: false,
+            }),
+        };
+        // Every authenticated packet makes its source the endpoint: what still receives there has roamed.
+        if kernel.rx_bytes > deviation.rx_bytes {
+            deviation.roamed = true;
+            deviation.since = now;
+            deviation.rx_bytes = kernel.rx_bytes;
+            deviation.tx_bytes = kernel.tx_bytes;
+            return Verdict::Leave;
+        }
+        let patience = if deviation.roamed {
+            if kernel.tx_bytes == deviation.tx_bytes {
+                deviation.since = now;
+            }
+            ROAMED_SILENCE
+        } else {
+            self.hold.0
+        };
+        if now < deviation.since + patience {
+            return Verdict::Leave;
+        }
+        self.deviation = None;
+        self.hold.0 = (self.hold.0 * 2).min(HOLD_LAST);
+        Verdict::Set(wanted)
+    }
+
+    /// Tells whether a nudge is due now; asks for the next one.
+    pub fn take_nudge(&mut self, controlling: bool, now: Instant) -> bool {
+        let Some(handshake) = &mut self.handshake else {
+            return false;
+        };
+        let Some(due) = handshake.next.filter(|due| *due <= now) else {
+            return false;
+        };
+        let schedule = schedule(controlling);
+        let passed = schedule.get(handshake.nudges).copied();
+        handshake.nudges += 1;
+        handshake.next = match (passed, schedule.get(handshake.nudges)) {
+            (Some(passed), Some(next)) => Some(due + (*next - passed)),
+            _ => None,
+        };
+        true
+    }
+
+    /// Tells whether a sign of life after the last nomination is still missing.
+    pub const fn awaits_handshake(&self) -> bool {
+        self.handshake.is_some()
+    }
+
+    /// When the next nudge or comparison is due.
+    pub fn poll_timeout(&self) -> Option<Instant> {
+        self.handshake.as_ref().and_then(|handshake| handshake.next)
+    }
+}
+
+fn schedule(controlling: bool) -> &'static [Duration; 4] {
+    if controlling {
+        &NUDGES_CONTROLLING
+    } else {
+        &NUDGES_CONTROLLED
+    }
+}

@@ -1,0 +1,457 @@
+//! Two meshes in virtual time: port-restricted NATs, a STUN server, a lossy mailbox and a kernel that handshakes.
+#![allow(unreachable_pub, reason = "a module of several test programs")]
+#![allow(
+    dead_code,
+    reason = "each test file uses its own part of the simulator"
+)]
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::{IpAddr, SocketAddr};
+use std::time::{Duration, Instant};
+
+use rand::rngs::StdRng;
+use rand::{RngExt, SeedableRng};
+use stun_types::attribute::XorMappedAddress;
+use stun_types::message::{Message, MessageWrite, MessageWriteExt, MessageWriteVec};
+use wice_core::device::{AllowedIp, Device, Peer};
+use wice_core::io::{Change, Input, LocalAddress, Now, Output, Packet};
+use wice_core::key::{PrivateKey, PublicKey};
+use wice_core::mailbox::{Mailbox, Sealed};
+use wice_core::mesh::Mesh;
+use wice_core::settings::Settings;
+use wice_core::status::{PeerStatus, Reason, State};
+
+/// One-way delay between any two hosts, and of the signalling.
+pub const DELAY: Duration = Duration::from_millis(10);
+
+pub const STUN_SERVER: &str = "203.0.113.1:3478";
+
+/// One machine: a mesh, its kernel's WireGuard and the NAT in front of it.
+pub struct Host {
+    pub mesh: Mesh,
+    pub device: Device,
+    pub key: PrivateKey,
+    pub address: IpAddr,
+    pub nat: Option<Nat>,
+    pub states: Vec<(State, Reason)>,
+    pub endpoints_set: Vec<SocketAddr>,
+    pub nudges: usize,
+    pub running: bool,
+    pub clock_offset: i64,
+    subscriptions: BTreeSet<Mailbox>,
+}
+
+/// Endpoint-independent mapping, address-and-port-dependent filtering (RFC 4787): a port-restricted cone.
+pub struct Nat {
+    pub address: IpAddr,
+    pub flows: BTreeSet<(SocketAddr, SocketAddr)>,
+    /// A port of its own for each destination, when symmetric.
+    pub symmetric: bool,
+    ports: BTreeMap<(SocketAddr, Option<SocketAddr>), u16>,
+}
+
+impl Nat {
+    pub fn new(address: &str) -> Self {
+        Self {
+            address: address.parse().expect("an address"),
+            flows: BTreeSet::new(),
+            symmetric: false,
+            ports: BTreeMap::new(),
+        }
+    }
+
+    fn outbound(&mut self, source: SocketAddr, destination: SocketAddr) -> SocketAddr {
+        let key = (source, self.symmetric.then_some(destination));
+        let next = 40_000 + u16::try_from(self.ports.len()).expect("few flows");
+        let port = *self.ports.entry(key).or_insert(next);
+        let mapped = SocketAddr::new(self.address, port);
+        self.flows.insert((mapped, destination));
+        mapped
+    }
+
+    fn inbound(&self, source: SocketAddr, destination: SocketAddr) -> Option<SocketAddr> {
+        if !self.flows.contains(&(destination, source)) {
+            return None;
+        }
+        self.ports
+            .iter()
+            .find(|(_, port)| **port == destination.port())
+            .map(|((inside, _), _)| *inside)
+    }
+}
+
+/// How signalling misbehaves.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Weather {
+    pub loss: f64,
+    pub duplication: f64,
+    pub max_delay: Duration,
+}
+
+pub struct World {
+    pub start: Instant,
+    pub now: Instant,
+    pub hosts: Vec<Host>,
+    pub weather: Weather,
+    pub published: usize,
+    /// Every sealed message that was ever left, for replays.
+    pub archive: Vec<(Mailbox, Sealed)>,
+    mailboxes: BTreeMap<Mailbox, Sealed>,
+    events: BTreeMap<(Instant, u64), (usize, Input)>,
+    sequence: u64,
+    random: StdRng,
+}
+
+impl World {
+    /// Two hosts whose WireGuard interfaces know each other's key and no endpoint.
+    pub fn new(seed: u64, natted: bool) -> Self {
+        let start = Instant::now();
+        let mut world = Self {
+            start,
+            now: start,
+            hosts: Vec::new(),
+            weather: Weather::default(),
+            published: 0,
+            archive: Vec::new(),
+            mailboxes: BTreeMap::new(),
+            events: BTreeMap::new(),
+            sequence: 0,
+            random: StdRng::seed_from_u64(seed),
+        };
+        let keys = [key(1), key(2)];
+        let sites = [
+            ("192.168.1.2", "198.51.100.1"),
+            ("192.168.2.2", "198.51.100.2"),
+        ];
+        for (index, (inside, outside)) in sites.iter().enumerate() {
+            let address: IpAddr = if natted {
+                inside.parse().expect("an address")
+            } else {
+                outside.parse().expect("an address")
+            };
+            let device = device(
+                &keys[index],
+                51820 + index as u16,
+                &[keys[1 - index].public()],
+            );
+            world.hosts.push(Host {
+                mesh: Mesh::new(Settings::default(), [index as u8 + 1; 32]),
+                device,
+                key: keys[index].clone(),
+                address,
+                nat: natted.then(|| Nat::new(outside)),
+                states: Vec::new(),
+                endpoints_set: Vec::new(),
+                nudges: 0,
+                running: false,
+                clock_offset: 0,
+                subscriptions: BTreeSet::new(),
+            });
+        }
+        world
+    }
+
+    /// Starts, or after a crash starts again, the agent of one host.
+    pub fn boot(&mut self, host: usize) {
+        let seed: [u8; 32] = self.random.random();
+        let machine = &mut self.hosts[host];
+        machine.mesh = Mesh::new(Settings::default(), seed);
+        machine.running = true;
+        machine.subscriptions.clear();
+        let address = LocalAddress {
+            link: "eth0".into(),
+            address: machine.address,
+            deprecated: false,
+        };
+        self.input(host, Input::BackendUp);
+        self.input(host, Input::Addresses(vec![address]));
+        let server = STUN_SERVER.parse().expect("an address");
+        self.input(host, Input::StunServers(vec![server]));
+        let device = self.hosts[host].device.clone();
+        self.input(host, Input::Device(device));
+    }
+
+    /// The agent dies without a word; the kernel keeps what it has.
+    pub fn crash(&mut self, host: usize) {
+        self.hosts[host].running = false;
+    }
+
+    pub fn input(&mut self, host: usize, input: Input) {
+        if !self.hosts[host].running {
+            return;
+        }
+        let now = self.time(host);
+        self.hosts[host].mesh.handle(input, now);
+        self.drain(host);
+    }
+
+    pub fn dump(&mut self, host: usize) {
+        let device = self.hosts[host].device.clone();
+        self.input(host, Input::Device(device));
+    }
+
+    /// Lets virtual time pass until the condition holds; false when `limit` is over first.
+    pub fn run_until(&mut self, limit: Duration, mut done: impl FnMut(&World) -> bool) -> bool {
+        let end = self.now + limit;
+        loop {
+            if done(self) {
+                return true;
+            }
+            let event = self.events.first_key_value().map(|(key, _)| key.0);
+            let alarms = self.hosts.iter().filter(|host| host.running);
+            let alarm = alarms.filter_map(|host| host.mesh.poll_timeout()).min();
+            let Some(next) = event.into_iter().chain(alarm).min().filter(|at| *at <= end) else {
+                self.now = end;
+                return done(self);
+            };
+            self.now = self.now.max(next);
+            while self
+                .events
+                .first_key_value()
+                .is_some_and(|(key, _)| key.0 <= self.now)
+            {
+                let (_, (host, input)) = self.events.pop_first().expect("looked at just now");
+                self.input(host, input);
+            }
+            for host in 0..self.hosts.len() {
+                if self.hosts[host]
+                    .mesh
+                    .poll_timeout()
+                    .is_some_and(|at| at <= self.now)
+                {
+                    self.input(host, Input::Timeout);
+                }
+            }
+        }
+    }
+
+    pub fn run(&mut self, time: Duration) {
+        self.run_until(time, |_| false);
+    }
+
+    pub fn peer(&self, host: usize) -> PeerStatus {
+        let key = self.hosts[1 - host].key.public();
+        let now = self.time(host);
+        self.hosts[host]
+            .mesh
+            .peer("wg0", &key, now)
+            .expect("the peer is known")
+    }
+
+    pub fn connected(&self) -> bool {
+        (0..2).all(|host| self.hosts[host].running && self.peer(host).state == State::Connected)
+    }
+
+    pub fn restart(&mut self, host: usize) {
+        let peer = self.hosts[1 - host].key.public();
+        self.input(
+            host,
+            Input::Restart {
+                interface: "wg0".into(),
+                peer,
+            },
+        );
+    }
+
+    /// Delivers a message as the backend of `host` would.
+    pub fn deliver(&mut self, host: usize, mailbox: Mailbox, sealed: Sealed) {
+        self.input(host, Input::Message { mailbox, sealed });
+    }
+
+    pub fn time(&self, host: usize) -> Now {
+        let unix = 1_700_000_000_000_i64
+            + self.hosts[host].clock_offset
+            + (self.now - self.start).as_millis() as i64;
+        Now {
+            instant: self.now,
+            unix: Duration::from_millis(unix as u64),
+        }
+    }
+
+    /// Whether a packet that `host` sends to its endpoint now would arrive at the other WireGuard.
+    pub fn tunnel_works(&mut self, host: usize) -> bool {
+        let Some(endpoint) = self.endpoint(host) else {
+            return false;
+        };
+        let source = SocketAddr::new(
+            self.hosts[host].address,
+            self.hosts[host].device.listen_port,
+        );
+        self.forward(host, source, endpoint).is_some()
+    }
+
+    pub fn endpoint(&self, host: usize) -> Option<SocketAddr> {
+        self.hosts[host]
+            .device
+            .peers
+            .values()
+            .next()
+            .and_then(|peer| peer.endpoint)
+    }
+
+    fn drain(&mut self, host: usize) {
+        while let Some(output) = self.hosts[host].mesh.poll() {
+            match output {
+                Output::Publish { mailbox, sealed } => self.publish(mailbox, sealed),
+                Output::Withdraw(mailbox) => {
+                    self.mailboxes.remove(&mailbox);
+                }
+                Output::Subscribe(mailbox) => {
+                    self.hosts[host].subscriptions.insert(mailbox);
+                    if let Some(sealed) = self.mailboxes.get(&mailbox).cloned() {
+                        self.at(DELAY, host, Input::Message { mailbox, sealed });
+                    }
+                }
+                Output::Unsubscribe(mailbox) => {
+                    self.hosts[host].subscriptions.remove(&mailbox);
+                }
+                Output::Transmit(transmit) => {
+                    self.send(
+                        host,
+                        transmit.source,
+                        transmit.destination,
+                        transmit.payload,
+                    );
+                }
+                Output::SetEndpoint { peer, endpoint, .. } => {
+                    let machine = &mut self.hosts[host];
+                    machine.endpoints_set.push(endpoint);
+                    if let Some(peer) = machine.device.peers.get_mut(&peer) {
+                        peer.endpoint = Some(endpoint);
+                    }
+                }
+                Output::Nudge { .. } => self.handshake(host),
+                Output::Dump { .. } => {
+                    let device = self.hosts[host].device.clone();
+                    self.at(Duration::from_millis(1), host, Input::Device(device));
+                }
+                Output::Changed(Change::State { new, reason, .. }) => {
+                    self.hosts[host].states.push((new, reason));
+                }
+                Output::Changed(_) => {}
+            }
+        }
+    }
+
+    fn publish(&mut self, mailbox: Mailbox, sealed: Sealed) {
+        self.published += 1;
+        self.archive.push((mailbox, sealed.clone()));
+        self.mailboxes.insert(mailbox, sealed.clone());
+        let readers: Vec<usize> = (0..self.hosts.len())
+            .filter(|host| self.hosts[*host].subscriptions.contains(&mailbox))
+            .collect();
+        for host in readers {
+            let copies = 1 + usize::from(self.random.random_bool(self.weather.duplication));
+            for _ in 0..copies {
+                if !self.random.random_bool(self.weather.loss) {
+                    let extra = self.weather.max_delay.mul_f64(self.random.random());
+                    let sealed = sealed.clone();
+                    self.at(DELAY + extra, host, Input::Message { mailbox, sealed });
+                }
+            }
+        }
+    }
+
+    fn send(&mut self, host: usize, source: SocketAddr, destination: SocketAddr, payload: Vec<u8>) {
+        if destination == STUN_SERVER.parse().expect("an address") {
+            let mapped = match &mut self.hosts[host].nat {
+                Some(nat) => nat.outbound(source, destination),
+                None => source,
+            };
+            let request = Message::from_bytes(&payload).expect("a binding request");
+            let mut answer = Message::builder_success(&request, MessageWriteVec::new());
+            answer
+                .add_attribute(&XorMappedAddress::new(mapped, request.transaction_id()))
+                .expect("it fits");
+            let packet = Packet {
+                source: destination,
+                destination: source,
+                payload: answer.finish(),
+            };
+            return self.at(2 * DELAY, host, Input::Packet(packet));
+        }
+        // The receiving NAT decides when the packet gets there; both ways take equally long.
+        if let Some((other, source, destination)) = self.forward(host, source, destination) {
+            let packet = Packet {
+                source,
+                destination,
+                payload,
+            };
+            self.at(DELAY, other, Input::Packet(packet));
+        }
+    }
+
+    /// Who gets a packet, from whom and to which of its addresses.
+    fn forward(
+        &mut self,
+        host: usize,
+        source: SocketAddr,
+        destination: SocketAddr,
+    ) -> Option<(usize, SocketAddr, SocketAddr)> {
+        if source.ip() != self.hosts[host].address {
+            return None;
+        }
+        let seen = match &mut self.hosts[host].nat {
+            Some(nat) => nat.outbound(source, destination),
+            None => source,
+        };
+        let other = 1 - host;
+        let inside = match &self.hosts[other].nat {
+            Some(nat) if nat.address == destination.ip() => nat.inbound(seen, destination)?,
+            Some(_) => return None,
+            None => destination,
+        };
+        let port = self.hosts[other].device.listen_port;
+        (inside == SocketAddr::new(self.hosts[other].address, port))
+            .then_some((other, seen, inside))
+    }
+
+    /// What WireGuard does when a packet is to be sent: an initiation and its answer, if both get through.
+    fn handshake(&mut self, host: usize) {
+        self.hosts[host].nudges += 1;
+        let other = 1 - host;
+        if !self.tunnel_works(host) || !self.tunnel_works(other) {
+            return;
+        }
+        for side in [host, other] {
+            let unix = self.time(side).unix;
+            for peer in self.hosts[side].device.peers.values_mut() {
+                peer.latest_handshake = unix;
+                peer.rx_bytes += 148;
+                peer.tx_bytes += 148;
+            }
+        }
+    }
+
+    fn at(&mut self, delay: Duration, host: usize, input: Input) {
+        self.sequence += 1;
+        self.events
+            .insert((self.now + delay, self.sequence), (host, input));
+    }
+}
+
+pub fn key(byte: u8) -> PrivateKey {
+    PrivateKey::from_bytes([byte; 32]).expect("not zero")
+}
+
+pub fn device(key: &PrivateKey, port: u16, peers: &[PublicKey]) -> Device {
+    let peer = |index: usize| Peer {
+        allowed_ips: vec![AllowedIp {
+            address: IpAddr::from([10, 0, 0, index as u8]),
+            prefix: 32,
+        }],
+        ..Peer::default()
+    };
+    Device {
+        name: "wg0".into(),
+        index: 7,
+        private_key: Some(key.clone()),
+        listen_port: port,
+        fwmark: 0,
+        peers: peers
+            .iter()
+            .enumerate()
+            .map(|(index, key)| (*key, peer(index)))
+            .collect(),
+    }
+}

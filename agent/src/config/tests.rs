@@ -1,0 +1,132 @@
+use std::path::Path;
+
+use super::{Config, ConfigError};
+
+struct Directory(std::path::PathBuf);
+
+impl Directory {
+    fn new(name: &str) -> Self {
+        let path = std::env::temp_dir().join(format!("wice-config-{}-{name}", std::process::id()));
+        std::fs::create_dir_all(path.join("wice.toml.d")).expect("a directory");
+        Self(path)
+    }
+
+    fn write(&self, name: &str, text: &str) {
+        std::fs::write(self.0.join(name), text).expect("a file");
+    }
+
+    fn load(&self) -> Result<Config, ConfigError> {
+        Config::load(Some(&self.0.join("wice.toml")))
+    }
+
+    fn refusal(&self, text: &str) -> String {
+        self.write("wice.toml", text);
+        self.load().expect_err("a refusal").to_string()
+    }
+}
+
+impl Drop for Directory {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_dir_all(&self.0);
+    }
+}
+
+#[test]
+fn an_unknown_key_is_named_with_its_file_its_line_and_the_nearest_known_key() {
+    let directory = Directory::new("unknown");
+    let error = directory.refusal("[signaling]\nbackend = []\n");
+    for part in ["wice.toml, line 2", "`backend`", "did you mean `backends`?"] {
+        assert!(error.contains(part), "{error}");
+    }
+}
+
+#[test]
+fn drop_ins_override_single_keys_in_the_order_of_their_names() {
+    let directory = Directory::new("dropins");
+    directory.write(
+        "wice.toml",
+        "[signaling]\nbackends = [\"wss://a.example\"]\n[ice]\nservers = [\"stun:a.example\"]\n",
+    );
+    directory.write(
+        "wice.toml.d/20.toml",
+        "[signaling]\nbackends = [\"wss://c.example\"]\n",
+    );
+    directory.write(
+        "wice.toml.d/10.toml",
+        "[signaling]\nbackends = [\"wss://b.example\"]\n",
+    );
+    directory.write("wice.toml.d/30.txt", "not read\n");
+    let config = directory.load().expect("valid");
+    assert_eq!(config.backends.len(), 1);
+    assert_eq!(config.backends[0].as_str(), "wss://c.example/");
+    assert_eq!(config.stun_servers, [("a.example".to_owned(), 3478)]);
+}
+
+#[test]
+fn later_interface_tables_win() {
+    let directory = Directory::new("order");
+    directory.write(
+        "wice.toml",
+        "[interface.\"wg*\"]\nmanage = true\n[interface.\"a*\"]\nmanage = false\n[interface.wg1]\nmanage = false\n",
+    );
+    let settings = directory.load().expect("valid").settings;
+    assert!(settings.manages_interface("wg0"));
+    assert!(!settings.manages_interface("wg1"));
+    assert!(!settings.manages_interface("a0"));
+    assert!(
+        settings.manages_interface("tun0"),
+        "everything else is managed"
+    );
+}
+
+#[test]
+fn stun_servers_may_be_names_or_addresses_of_both_families() {
+    let directory = Directory::new("stun");
+    directory.write(
+        "wice.toml",
+        "[ice]\nservers = [\"stun:[2001:db8::1]:5\", \"stun:2001:db8::2\", { url = \"stun:192.0.2.1:7\" }]\n",
+    );
+    let servers = directory.load().expect("valid").stun_servers;
+    let expected = [("2001:db8::1", 5), ("2001:db8::2", 3478), ("192.0.2.1", 7)];
+    assert_eq!(
+        servers,
+        expected.map(|(host, port)| (host.to_owned(), port))
+    );
+}
+
+#[test]
+fn bad_values_are_repeated_with_what_was_expected_and_without_passwords() {
+    let directory = Directory::new("values");
+    for (text, part) in [
+        (
+            "[signaling]\nbackends = [\"gopher://x\"]",
+            "this build knows http",
+        ),
+        ("[signaling]\nbackends = [\"nonsense\"]", "not a URL"),
+        ("[ice]\nservers = [\"stun:x:99999\"]", "1 to 65535"),
+        ("[ice]\npolicy = \"never\"", "expected \"all\""),
+        ("[ice]\ncandidates = [\"srflex\"]", "\"srflx\""),
+        ("[peer.abc]\nname = \"x\"", "not a WireGuard key"),
+        ("[interface.\"[\"]\nmanage = true", "not a pattern"),
+        (
+            "[signaling]\ntoken-file = \"/nonexistent/token\"",
+            "cannot read /nonexistent/token",
+        ),
+        ("[ice", "line 1"),
+    ] {
+        let error = directory.refusal(text);
+        assert!(error.contains(part), "{text}: {error}");
+    }
+    let error = directory.refusal("[signaling]\nbackends = [\"gopher://user:secret@x\"]");
+    assert!(!error.contains("secret"), "{error}");
+}
+
+#[test]
+fn a_named_file_must_exist_and_the_default_one_need_not() {
+    let error = Config::load(Some(Path::new("/nonexistent/wice.toml"))).expect_err("missing");
+    assert!(
+        error
+            .to_string()
+            .contains("cannot read /nonexistent/wice.toml")
+    );
+}

@@ -1,0 +1,69 @@
+//! One agent per network namespace: two would undo each other's work.
+
+use std::fs::{DirBuilder, File, OpenOptions};
+use std::io::{Read, Write};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+
+use nix::errno::Errno;
+use nix::fcntl::{Flock, FlockArg};
+
+/// Held as long as the agent runs; the kernel releases it, however the agent ends.
+#[derive(Debug)]
+pub(crate) struct Lock {
+    _file: Flock<File>,
+}
+
+/// The directory of the lock; of root alone, so that nobody else can keep an agent from starting.
+const DIRECTORY: &str = "/run/wice";
+
+impl Lock {
+    /// Takes the lock of this network namespace.
+    pub(crate) fn acquire() -> Result<Self, LockError> {
+        let namespace = std::fs::metadata("/proc/self/ns/net")
+            .map_err(|source| LockError::Io("/proc/self/ns/net".into(), source))?
+            .ino();
+        let path = Path::new(DIRECTORY).join(format!("agent-{namespace}.lock"));
+        let failed = |source| LockError::Io(path.clone(), source);
+        match DirBuilder::new().mode(0o755).create(DIRECTORY) {
+            Err(error) if error.kind() != std::io::ErrorKind::AlreadyExists => {
+                return Err(failed(error));
+            }
+            _ => {}
+        }
+        let file = OpenOptions::new()
+            .create(true)
+            .truncate(false)
+            .read(true)
+            .write(true)
+            .mode(0o644)
+            .open(&path)
+            .map_err(failed)?;
+        match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
+            Ok(mut file) => {
+                // Only to tell a second agent who holds it.
+                let _ = file.set_len(0);
+                let _ = write!(&*file, "{}", std::process::id());
+                let _ = file.flush();
+                Ok(Self { _file: file })
+            }
+            Err((mut file, Errno::EWOULDBLOCK)) => {
+                let mut holder = String::new();
+                let _ = file.read_to_string(&mut holder);
+                Err(LockError::Held(holder.trim().to_owned()))
+            }
+            Err((_, errno)) => Err(failed(errno.into())),
+        }
+    }
+}
+
+/// Why the lock was not taken.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum LockError {
+    #[error(
+        "another wice-agent (process {0}) already serves this network namespace; stop it first, or talk to it with wicectl"
+    )]
+    Held(String),
+    #[error("cannot lock {0}: {1}; the agent must run as root or own /run/wice")]
+    Io(PathBuf, #[source] std::io::Error),
+}

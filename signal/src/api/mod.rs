@@ -1,0 +1,159 @@
+//! The HTTP interface: which path leads where, and what every request must pass.
+
+mod body;
+mod mailboxes;
+mod poll;
+mod servers;
+mod websocket;
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Instant;
+
+use axum::extract::{Request, State};
+use axum::http::header::{AUTHORIZATION, CACHE_CONTROL, CONTENT_TYPE};
+use axum::http::{HeaderValue, StatusCode};
+use axum::middleware::{Next, from_fn, from_fn_with_state};
+use axum::response::{IntoResponse, Response};
+use axum::routing::{get, post, put};
+use axum::{Extension, Router};
+
+use crate::connection::Client;
+use crate::limit::Rate;
+use crate::options::Limits;
+use crate::problem::Problem;
+use crate::store::Store;
+use crate::token::Token;
+
+/// What the handlers share.
+#[derive(Debug)]
+pub(crate) struct App {
+    pub(crate) store: Arc<Store>,
+    pub(crate) rate: Arc<Rate>,
+    pub(crate) token: Option<Token>,
+    pub(crate) stun: Vec<SocketAddr>,
+    pub(crate) limits: Limits,
+}
+
+/// The description of this interface, kept by hand next to the code that it describes.
+const OPENAPI: &str = include_str!("openapi.json");
+
+const MAILBOX: &str = "/v1/mailboxes/{mailbox}";
+const POLL: &str = "/v1/poll";
+const WEBSOCKET: &str = "/v1/websocket";
+const ICE_SERVERS: &str = "/v1/ice-servers";
+const DESCRIPTION: &str = "/v1/openapi.json";
+const HEALTH: &str = "/healthz";
+
+/// All paths.
+pub(crate) fn router(app: Arc<App>) -> Router {
+    let guarded = Router::new()
+        .route(
+            MAILBOX,
+            put(mailboxes::write)
+                .get(mailboxes::read)
+                .delete(mailboxes::withdraw),
+        )
+        .route(POLL, post(poll::poll))
+        .route(WEBSOCKET, get(websocket::upgrade))
+        .route(ICE_SERVERS, get(servers::list))
+        .route_layer(from_fn_with_state(Arc::clone(&app), authorize));
+    let open = Router::new()
+        .route(DESCRIPTION, get(description))
+        .route_layer(from_fn_with_state(Arc::clone(&app), limit));
+    guarded
+        .route_layer(from_fn_with_state(Arc::clone(&app), limit))
+        .merge(open)
+        // A health check is never turned away: a flood is no reason to restart the server.
+        .route(HEALTH, get(health))
+        .fallback(unknown)
+        .method_not_allowed_fallback(wrong_method)
+        .layer(from_fn(note))
+        .with_state(app)
+}
+
+async fn description() -> impl IntoResponse {
+    ([(CONTENT_TYPE, "application/json")], OPENAPI)
+}
+
+async fn health() -> impl IntoResponse {
+    ([(CONTENT_TYPE, "application/json")], r#"{"status":"ok"}"#)
+}
+
+async fn unknown() -> Problem {
+    let detail = "no such path; /v1/openapi.json lists all";
+    Problem::new(StatusCode::NOT_FOUND, "unknown-path", detail)
+}
+
+async fn wrong_method() -> Problem {
+    let detail = "this path does not take that method; the Allow header names those that it takes";
+    Problem::new(StatusCode::METHOD_NOT_ALLOWED, "method-not-allowed", detail)
+}
+
+/// Every request: the connection is in use, and nobody between may keep an answer.
+async fn note(Extension(client): Extension<Client>, request: Request, next: Next) -> Response {
+    client.spoke();
+    let mut response = next.run(request).await;
+    let headers = response.headers_mut();
+    headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    response
+}
+
+async fn limit(
+    State(app): State<Arc<App>>,
+    Extension(client): Extension<Client>,
+    request: Request,
+    next: Next,
+) -> Result<Response, Problem> {
+    app.rate
+        .take(client.source, Instant::now())
+        .map_err(Problem::too_many_requests)?;
+    Ok(next.run(request).await)
+}
+
+async fn authorize(
+    State(app): State<Arc<App>>,
+    request: Request,
+    next: Next,
+) -> Result<Response, Problem> {
+    if let Some(token) = &app.token {
+        let given = request.headers().get(AUTHORIZATION);
+        let given = given.and_then(|value| bearer(value.as_bytes()));
+        let detail = match given {
+            Some(given) if token.matches(given) => return Ok(next.run(request).await),
+            Some(_) => "the bearer token is not the one of this server",
+            None => "this server asks for a token: send Authorization: Bearer TOKEN",
+        };
+        let problem = Problem::new(StatusCode::UNAUTHORIZED, "unauthorized", detail);
+        return Err(problem);
+    }
+    Ok(next.run(request).await)
+}
+
+/// The token in an `Authorization` header (RFC 6750 §2.1; schemes are case-insensitive).
+fn bearer(value: &[u8]) -> Option<&[u8]> {
+    let (scheme, token) = value.split_at_checked(7)?;
+    scheme
+        .eq_ignore_ascii_case(b"bearer ")
+        .then(|| token.trim_ascii())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_description_names_exactly_the_paths_that_are_served() {
+        let description: serde_json::Value = serde_json::from_str(OPENAPI).unwrap();
+        let mut described: Vec<&str> = description["paths"]
+            .as_object()
+            .unwrap()
+            .keys()
+            .map(String::as_str)
+            .collect();
+        described.sort_unstable();
+        let mut served = [MAILBOX, POLL, WEBSOCKET, ICE_SERVERS, DESCRIPTION, HEALTH];
+        served.sort_unstable();
+        assert_eq!(described, served);
+    }
+}

@@ -1,0 +1,126 @@
+//! The command line.
+
+use std::env;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use clap::Parser;
+use wice_signal::{Limits, Options, TlsFiles, Token, TokenError};
+
+use crate::log::LogLevel;
+
+const PORT: u16 = 8080;
+
+/// Where to listen when nothing is said: all addresses of both families.
+const DEFAULT: SocketAddr = SocketAddr::new(IpAddr::V6(Ipv6Addr::UNSPECIFIED), PORT);
+
+/// The same where there is no IPv6.
+pub(crate) const DEFAULT_IPV4: SocketAddr =
+    SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), PORT);
+
+/// The rendezvous server of WICE: agents leave sealed offers for each other in its mailboxes and ask its STUN server
+/// for their public addresses.
+///
+/// It keeps the newest message of each mailbox in memory for a time and cannot read any. HTTP REST and WebSocket are
+/// served on the same addresses; GET /v1/openapi.json describes them.
+#[derive(Debug, Parser)]
+#[command(
+    version,
+    after_help = "SIGHUP reads certificate and key again. SIGTERM and SIGINT stop the server within five seconds.\n\
+        Exit status: 0 stopped by a signal, 1 failed, 2 wrong usage."
+)]
+pub(crate) struct Cli {
+    /// Serve HTTP and WebSocket here [default: [::]:8080, which takes IPv4 too]. May be repeated; port 0 takes a
+    /// free one, and the log says which.
+    #[arg(long, value_name = "ADDR:PORT")]
+    pub(crate) listen: Vec<SocketAddr>,
+
+    /// Serve TLS (HTTPS, WSS) with this certificate chain in PEM.
+    #[arg(long, value_name = "FILE", requires = "tls_key")]
+    tls_cert: Option<PathBuf>,
+
+    /// The certificate's private key in PEM.
+    #[arg(long, value_name = "FILE", requires = "tls_cert")]
+    tls_key: Option<PathBuf>,
+
+    /// Answer STUN binding requests here, over UDP. May be repeated; the usual port is 3478.
+    #[arg(long, value_name = "ADDR:PORT")]
+    stun: Vec<SocketAddr>,
+
+    /// Ask clients for the bearer token in this file [default: the systemd credential signaling-token, if there is
+    /// one; else none is asked for].
+    #[arg(long, value_name = "FILE")]
+    token_file: Option<PathBuf>,
+
+    /// How much is logged, to the journal under systemd and else to standard error.
+    #[arg(long, value_name = "LEVEL", default_value = "info")]
+    pub(crate) log_level: LogLevel,
+
+    #[command(flatten)]
+    limits: LimitFlags,
+}
+
+#[derive(Debug, clap::Args)]
+#[command(next_help_heading = "Limits (an address is an IPv4 address or an IPv6 /64)")]
+struct LimitFlags {
+    /// Seconds for which a message is kept after it was last written.
+    #[arg(long, value_name = "SECONDS", default_value_t = Limits::default().expiry.as_secs(),
+        value_parser = clap::value_parser!(u64).range(1..=31_536_000))]
+    expiry: u64,
+
+    /// Mailboxes with a message, in all.
+    #[arg(long, value_name = "COUNT", default_value_t = Limits::default().mailboxes)]
+    mailboxes: usize,
+
+    /// Mailboxes with a message last written from one address.
+    #[arg(long, value_name = "COUNT", default_value_t = Limits::default().mailboxes_per_address)]
+    mailboxes_per_address: usize,
+
+    /// Requests from one address in a minute; behind a reverse proxy all clients share one address.
+    #[arg(long, value_name = "COUNT", default_value_t = Limits::default().requests_per_minute,
+        value_parser = clap::value_parser!(u32).range(1..))]
+    requests_per_minute: u32,
+
+    /// TCP connections from one address at the same time.
+    #[arg(long, value_name = "COUNT", default_value_t = Limits::default().connections_per_address)]
+    connections_per_address: usize,
+}
+
+impl Cli {
+    /// What the server is made of, with the token read.
+    pub(crate) fn options(self) -> Result<Options, TokenError> {
+        let token = match (&self.token_file, credential()) {
+            (Some(file), _) => Some(Token::read(file)?),
+            (None, Some(file)) => Some(Token::read(&file)?),
+            (None, None) => None,
+        };
+        let listen = if self.listen.is_empty() {
+            vec![DEFAULT]
+        } else {
+            self.listen
+        };
+        let tls = self.tls_cert.zip(self.tls_key);
+        Ok(Options {
+            listen,
+            tls: tls.map(|(cert, key)| TlsFiles { cert, key }),
+            stun: self.stun,
+            token,
+            limits: Limits {
+                expiry: Duration::from_secs(self.limits.expiry),
+                mailboxes: self.limits.mailboxes,
+                mailboxes_per_address: self.limits.mailboxes_per_address,
+                requests_per_minute: self.limits.requests_per_minute,
+                connections_per_address: self.limits.connections_per_address,
+                ..Limits::default()
+            },
+        })
+    }
+}
+
+/// The token's file among systemd's credentials, if the unit was given one.
+fn credential() -> Option<PathBuf> {
+    let directory = env::var_os("CREDENTIALS_DIRECTORY")?;
+    let file = Path::new(&directory).join("signaling-token");
+    file.exists().then_some(file)
+}

@@ -1,0 +1,85 @@
+//! What an operator may set, with the defaults.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use crate::token::Token;
+
+/// How a server is set up.
+#[derive(Debug, Clone, Default)]
+pub struct Options {
+    /// Where HTTP and WebSocket are served; port 0 takes any free one.
+    pub listen: Vec<SocketAddr>,
+    /// Serve all of `listen` over TLS.
+    pub tls: Option<TlsFiles>,
+    /// Where STUN binding requests are answered over UDP.
+    pub stun: Vec<SocketAddr>,
+    /// What a client must present, if anything.
+    pub token: Option<Token>,
+    /// Bounds on what clients may use.
+    pub limits: Limits,
+}
+
+/// A certificate and its key, both in PEM.
+#[derive(Debug, Clone)]
+pub struct TlsFiles {
+    /// The certificate chain, the server's own first.
+    pub cert: PathBuf,
+    /// The private key: PKCS #8, PKCS #1 or SEC 1.
+    pub key: PathBuf,
+}
+
+/// Bounds on what clients may use. An address is an IPv4 address or an IPv6 /64, which is what one
+/// subscriber commands.
+#[derive(Debug, Clone)]
+pub struct Limits {
+    /// Longest message in bytes (protocol §2).
+    pub message_bytes: usize,
+    /// Mailboxes that hold a message, in all.
+    pub mailboxes: usize,
+    /// Mailboxes that hold a message last written from one address.
+    pub mailboxes_per_address: usize,
+    /// Bytes of messages kept, in all.
+    pub stored_bytes: usize,
+    /// Mailboxes in one poll or one WebSocket operation.
+    pub mailboxes_per_request: usize,
+    /// Mailboxes waited for, in all.
+    pub subscriptions: usize,
+    /// Mailboxes waited for from one address.
+    pub subscriptions_per_address: usize,
+    /// Clients that wait for one mailbox: its recipient, with what a reconnect left behind.
+    pub subscribers_per_mailbox: usize,
+    /// Requests and WebSocket operations from one address in a minute; as many may come at once.
+    pub requests_per_minute: u32,
+    /// STUN requests answered to one address in a minute. Sources of UDP can be forged, so this
+    /// bounds what can be reflected at a victim.
+    pub stun_per_minute: u32,
+    /// TCP connections in all.
+    pub connections: usize,
+    /// TCP connections from one address.
+    pub connections_per_address: usize,
+    /// How long a message is kept after it was last written.
+    pub expiry: Duration,
+}
+
+impl Default for Limits {
+    /// Sized for an address that is an office behind one NAT: some ten agents of a thousand peers each.
+    fn default() -> Self {
+        Self {
+            message_bytes: 16 * 1024,
+            mailboxes: 100_000,
+            mailboxes_per_address: 10_000,
+            stored_bytes: 512 * 1024 * 1024,
+            mailboxes_per_request: 2_000,
+            subscriptions: 400_000,
+            subscriptions_per_address: 20_000,
+            subscribers_per_mailbox: 32,
+            requests_per_minute: 12_000,
+            stun_per_minute: 1_200,
+            connections: 10_000,
+            connections_per_address: 500,
+            expiry: Duration::from_secs(3600),
+        }
+    }
+}

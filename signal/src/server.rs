@@ -1,0 +1,160 @@
+//! The whole server: binds its sockets, runs until told to stop, and ends its tasks.
+
+use std::future::Future;
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use tokio::net::TcpListener;
+use tokio::task::JoinSet;
+use tokio::time::{MissedTickBehavior, interval};
+use tracing::{info, warn};
+
+use crate::api::{App, router};
+use crate::connection::{Door, accept};
+use crate::limit::{Rate, Slots};
+use crate::options::Options;
+use crate::stop::Stopper;
+use crate::store::Store;
+use crate::stun::StunSocket;
+use crate::tls::{Tls, TlsError};
+
+/// How often what expired is dropped: much less than any expiry, and one sorted set to look at.
+const SWEEP: Duration = Duration::from_secs(1);
+
+/// A server that has its sockets and does not answer yet.
+#[derive(Debug)]
+pub struct Server {
+    listeners: Vec<(TcpListener, SocketAddr)>,
+    stun: Vec<StunSocket>,
+    tls: Option<Tls>,
+    options: Options,
+}
+
+/// Why a server cannot start.
+#[derive(Debug, thiserror::Error)]
+pub enum ServerError {
+    /// There is no address to serve on.
+    #[error("nothing to serve: name at least one address to listen on, or one for STUN")]
+    Nothing,
+    /// An HTTP address cannot be bound.
+    #[error("cannot listen on {address} (TCP): {source}; is another server running there?")]
+    Listen {
+        /// What was tried.
+        address: SocketAddr,
+        /// What came back.
+        source: io::Error,
+    },
+    /// A STUN address cannot be bound.
+    #[error("cannot answer STUN on {address} (UDP): {source}; is another server running there?")]
+    Stun {
+        /// What was tried.
+        address: SocketAddr,
+        /// What came back.
+        source: io::Error,
+    },
+    /// Certificate or key cannot be used.
+    #[error(transparent)]
+    Tls(#[from] TlsError),
+}
+
+impl Server {
+    /// Binds all sockets and reads certificate and key.
+    pub async fn bind(options: Options) -> Result<Self, ServerError> {
+        if options.listen.is_empty() && options.stun.is_empty() {
+            return Err(ServerError::Nothing);
+        }
+        let tls = options.tls.clone().map(Tls::load).transpose()?;
+        let mut listeners = Vec::new();
+        for &address in &options.listen {
+            let failed = |source| ServerError::Listen { address, source };
+            let listener = TcpListener::bind(address).await.map_err(failed)?;
+            let bound = listener.local_addr().map_err(failed)?;
+            listeners.push((listener, bound));
+        }
+        let mut stun = Vec::new();
+        for &address in &options.stun {
+            let failed = |source| ServerError::Stun { address, source };
+            stun.push(StunSocket::bind(address).await.map_err(failed)?);
+        }
+        Ok(Self {
+            listeners,
+            stun,
+            tls,
+            options,
+        })
+    }
+
+    /// Where HTTP is served, with the real ports, in the order of the options.
+    pub fn local_addrs(&self) -> Vec<SocketAddr> {
+        self.listeners.iter().map(|(_, address)| *address).collect()
+    }
+
+    /// Where STUN is answered, with the real ports, in the order of the options.
+    pub fn stun_addrs(&self) -> Vec<SocketAddr> {
+        self.stun.iter().map(StunSocket::address).collect()
+    }
+
+    /// A handle that replaces the certificate while the server runs; `None` without TLS.
+    pub fn tls(&self) -> Option<Tls> {
+        self.tls.clone()
+    }
+
+    /// Serves until `shutdown` completes, then ends within five seconds: long polls are answered, WebSockets closed.
+    /// When the returned future is dropped, all connections end at once.
+    pub async fn run(self, shutdown: impl Future<Output = ()>) -> Result<(), ServerError> {
+        let Self {
+            listeners,
+            stun,
+            tls,
+            options,
+        } = self;
+        let limits = options.limits.clone();
+        let stopper = Stopper::new();
+        let store = Arc::new(Store::new(limits.clone()));
+        let now = Instant::now();
+        let rate = Arc::new(Rate::new(limits.requests_per_minute, now));
+        let stun_rate = Arc::new(Rate::new(limits.stun_per_minute, now));
+        let slots = Slots::new(limits.connections, limits.connections_per_address);
+
+        let router = router(Arc::new(App {
+            store: Arc::clone(&store),
+            rate: Arc::clone(&rate),
+            token: options.token,
+            stun: stun.iter().map(StunSocket::address).collect(),
+            limits,
+        }));
+        // A set aborts its tasks when it is dropped.
+        let mut tasks = JoinSet::new();
+        for socket in stun {
+            tasks.spawn(socket.answer(Arc::clone(&stun_rate)));
+        }
+        for (listener, _) in listeners {
+            let door = Door {
+                router: router.clone(),
+                tls: tls.clone(),
+                slots: slots.clone(),
+            };
+            tasks.spawn(accept(listener, door, stopper.stop()));
+        }
+        tasks.spawn(async move {
+            let mut ticks = interval(SWEEP);
+            ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+            loop {
+                let now = ticks.tick().await.into_std();
+                store.sweep(now);
+                rate.sweep(now);
+                stun_rate.sweep(now);
+            }
+        });
+
+        shutdown.await;
+        info!("stopping: closing all connections");
+        if !stopper.finish().await {
+            warn!("some clients did not finish in time and were cut off");
+        }
+        tasks.shutdown().await;
+        Ok(())
+    }
+}

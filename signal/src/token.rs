@@ -1,0 +1,84 @@
+//! The bearer token that a private server asks for.
+//!
+//! Reads it and compares it; never prints it.
+
+use std::fmt;
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use zeroize::Zeroizing;
+
+/// A bearer token (RFC 6750), wiped from memory when dropped.
+#[derive(Clone)]
+pub struct Token(Zeroizing<String>);
+
+impl Token {
+    /// Takes the token from text, without the white space around it. Fails when nothing is left, or
+    /// when a character in it cannot stand in an HTTP header.
+    pub fn new(text: &str) -> Result<Self, InvalidToken> {
+        let text = text.trim();
+        if text.is_empty() || !text.bytes().all(|byte| byte.is_ascii_graphic()) {
+            return Err(InvalidToken);
+        }
+        Ok(Self(Zeroizing::new(text.to_owned())))
+    }
+
+    /// Reads the token from a file that holds nothing else.
+    pub fn read(path: &Path) -> Result<Self, TokenError> {
+        let text = fs::read_to_string(path).map(Zeroizing::new);
+        let text = text.map_err(|source| TokenError::Read {
+            path: path.to_owned(),
+            source,
+        })?;
+        Self::new(&text).map_err(|source| TokenError::Invalid {
+            path: path.to_owned(),
+            source,
+        })
+    }
+
+    /// Whether `given` is this token. The time depends on the length of `given` only.
+    pub(crate) fn matches(&self, given: &[u8]) -> bool {
+        let own = self.0.as_bytes();
+        let mut difference = u8::from(own.len() != given.len());
+        for (index, byte) in given.iter().enumerate() {
+            difference |= byte ^ own[index % own.len()];
+        }
+        std::hint::black_box(difference) == 0
+    }
+}
+
+impl fmt::Debug for Token {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Token(…)")
+    }
+}
+
+/// Text that cannot be a token.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("a token is one line of visible ASCII characters without spaces")]
+pub struct InvalidToken;
+
+/// A file that gives no token.
+#[derive(Debug, thiserror::Error)]
+pub enum TokenError {
+    /// The file cannot be read.
+    #[error(
+        "cannot read the token from {}: {source}; check that it exists and that this user may read it",
+        path.display()
+    )]
+    Read {
+        /// What was read.
+        path: PathBuf,
+        /// What came back.
+        source: io::Error,
+    },
+    /// The file holds something else.
+    #[error("{} holds no token: {source}", path.display())]
+    Invalid {
+        /// What was read.
+        path: PathBuf,
+        /// What is wrong with it.
+        source: InvalidToken,
+    },
+}
