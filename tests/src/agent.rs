@@ -188,7 +188,7 @@ impl Agent {
                     .then_some(()),
             )
         })
-        .with_context(|| self.process.tail(30))
+        .with_context(|| format!("\n{}", self.process.tail(30)))
     }
 }
 

@@ -70,6 +70,9 @@ impl Process {
     /// Returns the last `count` lines of the log, each with the machine's and the program's name before it.
     pub fn tail(&self, count: usize) -> String {
         let output = self.output();
+        if output.is_empty() {
+            return format!("{} {}: no output\n", self.home.name(), self.name);
+        }
         let lines: Vec<&str> = output.lines().collect();
         let shown = &lines[lines.len().saturating_sub(count)..];
         shown

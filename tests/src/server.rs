@@ -104,6 +104,6 @@ fn launch(machine: &Namespace, listen: SocketAddr, stun: SocketAddr) -> Result<P
         Duration::from_secs(10),
         || machine.enter(|| Ok(TcpStream::connect(listen).ok().map(drop))),
     )
-    .with_context(|| process.tail(20))?;
+    .with_context(|| format!("\n{}", process.tail(20)))?;
     Ok(process)
 }

@@ -1,5 +1,6 @@
 //! `wice-demo`: two hosts behind two NATs, a tunnel without an endpoint, and what the agents make of it, to watch.
 
+use std::collections::BTreeMap;
 use std::io::{self, IsTerminal as _};
 use std::net::Ipv4Addr;
 use std::process::ExitCode;
@@ -18,7 +19,7 @@ use wice_tests::process::Process;
 use wice_tests::server::Server;
 use wice_tests::topology::{Family, Host, Lab};
 use wice_tests::wait::patience;
-use wice_tests::watch::{Change, Watch};
+use wice_tests::watch::{Change, News, Watch};
 use wice_tests::wireguard::{Engine, Tunnel};
 
 /// Shows a tunnel come up through two port-restricted NATs, in namespaces of this machine.
@@ -32,6 +33,9 @@ struct Arguments {
 
 /// How long the demo watches before it says where things stopped.
 const DEADLINE: Duration = Duration::from_secs(10);
+
+/// How long no news may come before the status is asked: a monitor tells nothing of the time before it listened.
+const QUIET: Duration = Duration::from_millis(250);
 
 /// How often a ping is tried: the resolution of the time that the demo tells.
 const PROBE: Duration = Duration::from_millis(2);
@@ -52,39 +56,18 @@ fn demo(arguments: &Arguments) -> Result<()> {
         bail!("the demo makes network namespaces: run it as root (`sudo make demo`)");
     }
     let engine = Engine::detect()?;
-    let mut stage = Stage::build(engine).context("building the scene")?;
+    let stage = Stage::build(engine).context("building the scene")?;
     stage.introduce(engine);
-    let (changes, watched) = mpsc::channel();
-    let _watches = [
-        Watch::start(&stage.a, changes.clone()),
-        Watch::start(&stage.b, changes),
-    ];
-
     let settings = Settings::websocket(&stage.server);
-    let first = Agent::start(&stage.a, &settings)?;
-    say(None, "a", "wice-agent starts");
-    first
-        .backends_up(DEADLINE)
-        .context("the first agent did not reach wice-signal")?;
-    say(None, "a", "is on wice-signal, and waits for b\n");
-
-    let second = Agent::start(&stage.b, &settings)?;
-    let start = second.process.started();
-    say(Some(Duration::ZERO), "b", "wice-agent starts");
-    let story = stage.watch(start, &watched);
-    let reply = match story {
-        Ok(reply) => reply,
-        Err(error) => {
-            eprintln!("\nthe last words of both agents and of the server:");
-            eprint!(
-                "{}{}{}",
-                first.process.tail(15),
-                second.process.tail(15),
-                stage.server.tail(10)
-            );
-            return Err(error);
-        }
-    };
+    let mut agents = Vec::new();
+    let played = stage.play(&settings, &mut agents);
+    let (start, reply) = played.inspect_err(|_| {
+        eprintln!("\nthe last lines of the agents and of the server:");
+        agents
+            .iter()
+            .for_each(|agent| eprint!("{}", agent.process.tail(15)));
+        eprint!("{}", stage.server.tail(10));
+    })?;
 
     for (name, host) in [("a", &stage.a), ("b", &stage.b)] {
         println!(
@@ -174,42 +157,64 @@ impl Stage {
         println!("\n  {engine}; `wg` gave both sides keys and allowed IPs, and no endpoint.\n");
     }
 
+    /// Starts one agent after the other, and returns when the second one started and when the first reply came.
+    fn play(&self, settings: &Settings, agents: &mut Vec<Agent>) -> Result<(Instant, Instant)> {
+        let (changes, watched) = mpsc::channel();
+        let watches = [
+            Watch::start(&self.a, changes.clone()),
+            Watch::start(&self.b, changes),
+        ];
+
+        say(None, "a", "wice-agent starts");
+        agents.push(Agent::start(&self.a, settings)?);
+        agents[0]
+            .backends_up(DEADLINE)
+            .context("the first agent did not reach wice-signal")?;
+        say(None, "a", "is on wice-signal, and waits for b\n");
+
+        agents.push(Agent::start(&self.b, settings)?);
+        let start = agents[1].process.started();
+        say(Some(Duration::ZERO), "b", "wice-agent starts");
+        let reply = self.watch(start, &watched, &watches)?;
+        Ok((start, reply))
+    }
+
     /// Tells the story from the second agent's start to the first reply through the tunnel.
-    fn watch(&mut self, start: Instant, changes: &Receiver<Change>) -> Result<Instant> {
-        let (replies, replied) = mpsc::channel();
-        let mut told: Vec<(String, String)> = Vec::new();
-        let (mut connected, mut reply) = (0, None);
+    fn watch(
+        &self,
+        start: Instant,
+        changes: &Receiver<Change>,
+        watches: &[Watch],
+    ) -> Result<Instant> {
+        let (replies, replied) = mpsc::channel::<(String, Instant)>();
+        let mut seen: BTreeMap<String, Seen> = BTreeMap::new();
+        let (mut reply, mut quiet) = (None, Instant::now());
         let end = start + DEADLINE * patience();
-        while reply.is_none() || connected < 2 {
+        while reply.is_none() || seen.values().filter(|one| one.connected()).count() < watches.len()
+        {
             if Instant::now() > end {
-                let last = told
-                    .iter()
-                    .map(|(host, state)| format!("{host} {state}"))
-                    .collect::<Vec<_>>()
-                    .join(", ");
-                let tunnel = if connected > 0 {
-                    "; no ping came back through the tunnel"
-                } else {
-                    ""
-                };
                 bail!(
-                    "stopped after {} s, last seen: {last}{tunnel}",
-                    start.elapsed().as_secs()
+                    "stopped after {} s: {}",
+                    start.elapsed().as_secs(),
+                    stopped(&seen)
                 );
             }
             match changes.recv_timeout(Duration::from_millis(1)) {
                 Ok(change) => {
-                    let known = told.iter_mut().find(|(host, _)| *host == change.host);
-                    match known {
-                        Some((_, state)) if *state == change.state => continue,
-                        Some((_, state)) => state.clone_from(&change.state),
-                        None => told.push((change.host.clone(), change.state.clone())),
+                    quiet = Instant::now();
+                    let one = seen.entry(change.host.clone()).or_default();
+                    if !one.take(&change.news) {
+                        continue;
                     }
                     tell(start, &change);
-                    if change.state == "connected" {
-                        connected += 1;
+                    if one.connected() && !one.probed {
+                        one.probed = true;
                         self.probe(&change.host, &replies)?;
                     }
+                }
+                Err(RecvTimeoutError::Timeout) if quiet.elapsed() > QUIET => {
+                    watches.iter().for_each(Watch::look);
+                    quiet = Instant::now();
                 }
                 Err(RecvTimeoutError::Timeout) => {}
                 Err(RecvTimeoutError::Disconnected) => bail!("nobody watches the agents any more"),
@@ -217,7 +222,6 @@ impl Stage {
             if reply.is_none()
                 && let Ok((host, at)) = replied.try_recv()
             {
-                let at: Instant = at;
                 say(
                     Some(at.duration_since(start)),
                     &host,
@@ -249,20 +253,53 @@ impl Stage {
     }
 }
 
-fn tell(start: Instant, change: &Change) {
-    let after = change.at.checked_duration_since(start);
-    let path = change
-        .path
-        .as_deref()
-        .filter(|path| *path != "none")
-        .map(|path| format!(", path {path}"));
-    let line = format!("{}{}", change.state, path.unwrap_or_default());
-    let line = if change.state == "connected" {
-        paint("32", &line)
-    } else {
-        line
+/// What one side has said so far.
+#[derive(Default)]
+struct Seen {
+    state: String,
+    path: String,
+    probed: bool,
+}
+
+impl Seen {
+    /// Takes news in, and tells whether it was any.
+    fn take(&mut self, news: &News) -> bool {
+        let (known, new) = match news {
+            News::State(state) => (&mut self.state, state),
+            News::Path(path) => (&mut self.path, path),
+        };
+        let changed = known != new;
+        known.clone_from(new);
+        changed
+    }
+
+    fn connected(&self) -> bool {
+        self.state == "connected"
+    }
+}
+
+/// Says where the story stopped.
+fn stopped(seen: &BTreeMap<String, Seen>) -> String {
+    let said = |host: &str| match seen.get(host) {
+        Some(one) => format!("{host} says {}", one.state),
+        None => format!("{host} says nothing"),
     };
-    say(after, &change.host, &line);
+    let tunnel = if seen.values().any(Seen::connected) {
+        "; no ping came back through the tunnel"
+    } else {
+        ""
+    };
+    format!("{}, {}{tunnel}", said("a"), said("b"))
+}
+
+fn tell(start: Instant, change: &Change) {
+    let line = match &change.news {
+        News::Path(path) if path == "none" => return,
+        News::Path(path) => paint("32;1", &format!("the path is {path}")),
+        News::State(state) if state == "connected" => paint("32", state),
+        News::State(state) => state.clone(),
+    };
+    say(change.at.checked_duration_since(start), &change.host, &line);
 }
 
 fn say(after: Option<Duration>, host: &str, line: &str) {
