@@ -1,0 +1,136 @@
+//! The scene of most cases: two hosts with a tunnel that knows no endpoint, and a rendezvous server between them.
+
+use std::net::Ipv4Addr;
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, ensure};
+use wice_tests::agent::{Agent, Settings};
+use wice_tests::bus;
+use wice_tests::nat::Nat;
+use wice_tests::ping::Pinger;
+use wice_tests::process::Process;
+use wice_tests::server::Server;
+use wice_tests::topology::{Family, Host, Lab, Router};
+use wice_tests::wireguard::{Engine, Tunnel};
+
+/// How long two agents may take to find a path. Emulated machines are slow, and a slow pass says more than a flaky fail.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
+
+/// One of the two sides.
+pub(crate) struct Side {
+    pub(crate) host: Host,
+    pub(crate) tunnel: Tunnel,
+    bus: Option<Process>,
+}
+
+/// Two sides and what is between them.
+pub(crate) struct Scene {
+    pub(crate) engine: Engine,
+    pub(crate) lab: Lab,
+    pub(crate) routers: Vec<Router>,
+    pub(crate) server: Server,
+    pub(crate) a: Side,
+    pub(crate) b: Side,
+}
+
+impl Side {
+    pub(crate) fn new(engine: Engine, host: Host, address: u8) -> Result<Self> {
+        let bus = Some(bus::start(&host.machine)?);
+        let tunnel = Tunnel::up(engine, &host, "wg0", Ipv4Addr::new(10, 99, 0, address))?;
+        Ok(Self { host, tunnel, bus })
+    }
+
+    /// Stops the system bus of this side.
+    pub(crate) fn stop_bus(&mut self) -> Result<()> {
+        self.bus
+            .take()
+            .map_or(Ok(()), |mut bus| bus.stop().map(drop))
+    }
+
+    /// Starts it again.
+    pub(crate) fn start_bus(&mut self) -> Result<()> {
+        self.bus = Some(bus::start(&self.host.machine)?);
+        Ok(())
+    }
+
+    /// Waits for the first reply of the other side through the tunnel.
+    pub(crate) fn reaches(&self, other: &Self) -> Result<()> {
+        Pinger::new(&self.host, other.tunnel.address)?
+            .first_reply(Duration::from_millis(20), PATIENCE)
+            .with_context(|| format!("{} pings through the tunnel", self.host.machine.name()))
+            .map(drop)
+    }
+}
+
+impl Scene {
+    /// Two LANs, each behind a NAT of the given kind.
+    pub(crate) fn behind(engine: Engine, family: Family, left: Nat, right: Nat) -> Result<Self> {
+        let mut lab = Lab::new(family)?;
+        let mut routers = vec![lab.router(left)?, lab.router(right)?];
+        let a = lab.host("a", &mut routers[0])?;
+        let b = lab.host("b", &mut routers[1])?;
+        Self::of(engine, lab, routers, a, b)
+    }
+
+    /// Two hosts on one LAN.
+    pub(crate) fn on_one_lan(engine: Engine) -> Result<Self> {
+        let mut lab = Lab::new(Family::V4)?;
+        let mut router = lab.router(Nat::PortRestricted)?;
+        let a = lab.host("a", &mut router)?;
+        let b = lab.host("b", &mut router)?;
+        Self::of(engine, lab, vec![router], a, b)
+    }
+
+    /// The scene that people mean: two port-restricted NATs.
+    pub(crate) fn at_home(engine: Engine) -> Result<Self> {
+        Self::behind(engine, Family::V4, Nat::PortRestricted, Nat::PortRestricted)
+    }
+
+    fn of(engine: Engine, lab: Lab, routers: Vec<Router>, a: Host, b: Host) -> Result<Self> {
+        let server = Server::start(&lab)?;
+        let (a, b) = (Side::new(engine, a, 1)?, Side::new(engine, b, 2)?);
+        a.tunnel.add_peer(&b.tunnel)?;
+        b.tunnel.add_peer(&a.tunnel)?;
+        Ok(Self {
+            engine,
+            lab,
+            routers,
+            server,
+            a,
+            b,
+        })
+    }
+
+    /// Starts both agents, by WebSocket.
+    pub(crate) fn start(&self) -> Result<(Agent, Agent)> {
+        let settings = Settings::websocket(&self.server);
+        Ok((
+            Agent::start(&self.a.host, &settings)?,
+            Agent::start(&self.b.host, &settings)?,
+        ))
+    }
+
+    /// Starts both agents and waits until both are connected and packets flow.
+    pub(crate) fn connect(&self) -> Result<(Agent, Agent)> {
+        let (a, b) = self.start()?;
+        self.converge(&a, &b)?;
+        Ok((a, b))
+    }
+
+    /// Waits until both agents call the path direct and packets flow.
+    pub(crate) fn converge(&self, a: &Agent, b: &Agent) -> Result<()> {
+        let seen = a
+            .connected(&self.a.tunnel, &self.b.tunnel, PATIENCE)
+            .with_context(|| b.process.tail(30))?;
+        ensure!(
+            seen.path == "direct",
+            "connected, but the path is {}",
+            seen.path
+        );
+        b.connected(&self.b.tunnel, &self.a.tunnel, PATIENCE)
+            .with_context(|| a.process.tail(30))?;
+        self.a
+            .reaches(&self.b)
+            .with_context(|| format!("{}{}", a.process.tail(30), b.process.tail(30)))
+    }
+}
