@@ -169,13 +169,6 @@ impl Agent {
                 .peer(tunnel, peer)?
                 .filter(|one| one.state == "connected"))
         })
-        .with_context(|| {
-            format!(
-                "{}{}",
-                wicectl(&self.host, "status").unwrap_or_default(),
-                self.process.tail(30)
-            )
-        })
     }
 
     /// Waits until the state of every backend is `up`.
@@ -188,7 +181,6 @@ impl Agent {
                     .then_some(()),
             )
         })
-        .with_context(|| format!("\n{}", self.process.tail(30)))
     }
 }
 

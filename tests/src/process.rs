@@ -1,7 +1,7 @@
 //! A long-lived program in a machine of the lab, its log, and its certain end.
 
-use std::fs::File;
 use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result};
@@ -11,12 +11,44 @@ use nix::unistd::Pid;
 use crate::namespace::Namespace;
 use crate::wait::until;
 
+/// Where each program of this process wrote: a log outlives its program and its lab, so that a failure can be told.
+static LOGS: Mutex<Vec<Log>> = Mutex::new(Vec::new());
+
+/// The log of one program.
+#[derive(Clone, Debug)]
+struct Log {
+    program: String,
+    home: Namespace,
+    path: String,
+}
+
+impl Log {
+    fn read(&self) -> String {
+        self.home.read(&self.path).unwrap_or_default()
+    }
+
+    /// Returns the last `count` lines, each with the machine's and the program's name before it.
+    fn tail(&self, count: usize) -> String {
+        let output = self.read();
+        let lines: Vec<&str> = output.lines().collect();
+        let shown = &lines[lines.len().saturating_sub(count)..];
+        shown
+            .iter()
+            .map(|line| format!("{} {}: {line}\n", self.home.name(), self.program))
+            .collect()
+    }
+}
+
+/// Returns the last `count` lines of every log of this process, in the order in which the programs were first started.
+pub fn tails(count: usize) -> String {
+    let logs = LOGS.lock().expect("nobody panics while holding the list");
+    logs.iter().map(|log| log.tail(count)).collect()
+}
+
 /// A running program; killed when dropped.
 #[derive(Debug)]
 pub struct Process {
-    name: String,
-    home: Namespace,
-    log: String,
+    log: Log,
     child: Child,
     started: Instant,
 }
@@ -24,8 +56,12 @@ pub struct Process {
 impl Process {
     /// Starts `command`, made by [`Namespace::command`] of `home`, with its output appended to a log of that name.
     pub fn start(home: &Namespace, name: &str, command: &mut Command) -> Result<Self> {
-        let log = format!("/run/lab/{name}.log");
-        let file: File = home.append(&log)?;
+        let log = Log {
+            program: name.to_owned(),
+            home: home.clone(),
+            path: format!("/run/lab/{name}.log"),
+        };
+        let file = home.append(&log.path)?;
         command
             .stdin(Stdio::null())
             .stdout(file.try_clone()?)
@@ -38,9 +74,14 @@ impl Process {
                 command.get_program().to_string_lossy()
             )
         })?;
+        let mut logs = LOGS.lock().expect("nobody panics while holding the list");
+        if !logs
+            .iter()
+            .any(|known| known.path == log.path && known.home.name() == home.name())
+        {
+            logs.push(log.clone());
+        }
         Ok(Self {
-            name: name.to_owned(),
-            home: home.clone(),
             log,
             child,
             started,
@@ -62,35 +103,26 @@ impl Process {
         matches!(self.child.try_wait(), Ok(None))
     }
 
-    /// Returns everything the program has written.
+    /// Returns everything that this program, and those of its name before it, have written.
     pub fn output(&self) -> String {
-        self.home.read(&self.log).unwrap_or_default()
+        self.log.read()
     }
 
     /// Returns the last `count` lines of the log, each with the machine's and the program's name before it.
     pub fn tail(&self, count: usize) -> String {
-        let output = self.output();
-        if output.is_empty() {
-            return format!("{} {}: no output\n", self.home.name(), self.name);
-        }
-        let lines: Vec<&str> = output.lines().collect();
-        let shown = &lines[lines.len().saturating_sub(count)..];
-        shown
-            .iter()
-            .map(|line| format!("{} {}: {line}\n", self.home.name(), self.name))
-            .collect()
+        self.log.tail(count)
     }
 
     /// Sends a signal.
     pub fn signal(&self, signal: Signal) -> Result<()> {
         let id = i32::try_from(self.child.id()).context("process id")?;
         kill(Pid::from_raw(id), signal)
-            .with_context(|| format!("cannot send {signal} to {}", self.name))
+            .with_context(|| format!("cannot send {signal} to {}", self.log.program))
     }
 
     /// Waits for the program to end by itself.
     pub fn wait(&mut self, deadline: Duration) -> Result<ExitStatus> {
-        let what = format!("{} {} to end", self.home.name(), self.name);
+        let what = format!("{} {} to end", self.log.home.name(), self.log.program);
         let child = &mut self.child;
         until(&what, deadline, || Ok(child.try_wait()?))
     }

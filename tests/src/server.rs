@@ -66,11 +66,6 @@ impl Server {
         self.process = launch(&self.machine, self.listen, self.stun)?;
         Ok(())
     }
-
-    /// Returns the last lines of the server's log.
-    pub fn tail(&self, count: usize) -> String {
-        self.process.tail(count)
-    }
 }
 
 /// Returns the path of one of the project's programs: in `WICE_BIN_DIR`, else beside the running one.
@@ -103,7 +98,6 @@ fn launch(machine: &Namespace, listen: SocketAddr, stun: SocketAddr) -> Result<P
         "wice-signal to accept connections",
         Duration::from_secs(10),
         || machine.enter(|| Ok(TcpStream::connect(listen).ok().map(drop))),
-    )
-    .with_context(|| format!("\n{}", process.tail(20)))?;
+    )?;
     Ok(process)
 }

@@ -15,7 +15,7 @@ use wice_tests::agent::{Agent, Settings, wicectl};
 use wice_tests::bus;
 use wice_tests::nat::Nat;
 use wice_tests::ping::Pinger;
-use wice_tests::process::Process;
+use wice_tests::process::{self, Process};
 use wice_tests::server::Server;
 use wice_tests::topology::{Family, Host, Lab};
 use wice_tests::wait::patience;
@@ -59,14 +59,13 @@ fn demo(arguments: &Arguments) -> Result<()> {
     let stage = Stage::build(engine).context("building the scene")?;
     stage.introduce(engine);
     let settings = Settings::websocket(&stage.server);
-    let mut agents = Vec::new();
-    let played = stage.play(&settings, &mut agents);
-    let (start, reply) = played.inspect_err(|_| {
-        eprintln!("\nthe last lines of the agents and of the server:");
-        agents
-            .iter()
-            .for_each(|agent| eprint!("{}", agent.process.tail(15)));
-        eprint!("{}", stage.server.tail(10));
+    let (agents, reply) = stage.play(&settings).inspect_err(|_| {
+        eprintln!(
+            "
+the last lines of every log:
+{}",
+            process::tails(15)
+        );
     })?;
 
     for (name, host) in [("a", &stage.a), ("b", &stage.b)] {
@@ -81,7 +80,10 @@ fn demo(arguments: &Arguments) -> Result<()> {
         paint("1", "a$ wg show"),
         stage.a.machine.run("wg show")?.trim_end()
     );
-    let took = reply.duration_since(start).as_secs_f64() * 1000.0;
+    let took = reply
+        .duration_since(agents[1].process.started())
+        .as_secs_f64()
+        * 1000.0;
     println!(
         "\n{}",
         paint(
@@ -157,8 +159,8 @@ impl Stage {
         println!("\n  {engine}; `wg` gave both sides keys and allowed IPs, and no endpoint.\n");
     }
 
-    /// Starts one agent after the other, and returns when the second one started and when the first reply came.
-    fn play(&self, settings: &Settings, agents: &mut Vec<Agent>) -> Result<(Instant, Instant)> {
+    /// Starts one agent after the other, and returns them and the moment of the first reply.
+    fn play(&self, settings: &Settings) -> Result<([Agent; 2], Instant)> {
         let (changes, watched) = mpsc::channel();
         let watches = [
             Watch::start(&self.a, changes.clone()),
@@ -166,17 +168,16 @@ impl Stage {
         ];
 
         say(None, "a", "wice-agent starts");
-        agents.push(Agent::start(&self.a, settings)?);
-        agents[0]
+        let first = Agent::start(&self.a, settings)?;
+        first
             .backends_up(DEADLINE)
             .context("the first agent did not reach wice-signal")?;
         say(None, "a", "is on wice-signal, and waits for b\n");
 
-        agents.push(Agent::start(&self.b, settings)?);
-        let start = agents[1].process.started();
+        let second = Agent::start(&self.b, settings)?;
         say(Some(Duration::ZERO), "b", "wice-agent starts");
-        let reply = self.watch(start, &watched, &watches)?;
-        Ok((start, reply))
+        let reply = self.watch(second.process.started(), &watched, &watches)?;
+        Ok(([first, second], reply))
     }
 
     /// Tells the story from the second agent's start to the first reply through the tunnel.

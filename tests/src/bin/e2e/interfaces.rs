@@ -3,7 +3,7 @@
 use std::net::Ipv4Addr;
 use std::time::Duration;
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Result, ensure};
 use wice_tests::agent::{Agent, Settings};
 use wice_tests::wait::until;
 use wice_tests::wireguard::{Engine, Tunnel};
@@ -63,10 +63,8 @@ fn second_interface(scene: &Scene, a: &Agent, b: &Agent) -> Result<(Tunnel, Tunn
     let (one, two) = (up(&scene.a.host, 1)?, up(&scene.b.host, 2)?);
     one.add_peer(&two)?;
     two.add_peer(&one)?;
-    a.connected(&one, &two, PATIENCE)
-        .with_context(|| b.process.tail(30))?;
-    b.connected(&two, &one, PATIENCE)
-        .with_context(|| a.process.tail(30))?;
+    a.connected(&one, &two, PATIENCE)?;
+    b.connected(&two, &one, PATIENCE)?;
     wice_tests::ping::Pinger::new(&scene.a.host, two.address)?
         .first_reply(Duration::from_millis(20), PATIENCE)?;
     Ok((one, two))
@@ -115,7 +113,7 @@ fn interface_renamed(engine: Engine) -> Result<()> {
 
 fn endpoint_overwritten(engine: Engine) -> Result<()> {
     let scene = Scene::at_home(engine)?;
-    let (a, _b) = scene.connect()?;
+    let _agents = scene.connect()?;
     let good = scene.a.tunnel.peer(&scene.b.tunnel)?.endpoint;
     scene.a.tunnel.set(&format!(
         "peer {} endpoint 10.0.0.200:9",
@@ -123,8 +121,7 @@ fn endpoint_overwritten(engine: Engine) -> Result<()> {
     ))?;
     until("the endpoint to be put back", PATIENCE, || {
         Ok((scene.a.tunnel.peer(&scene.b.tunnel)?.endpoint == good).then_some(()))
-    })
-    .with_context(|| a.process.tail(30))?;
+    })?;
     scene.a.reaches(&scene.b)
 }
 

@@ -93,8 +93,7 @@ fn session_restart(engine: Engine) -> Result<()> {
             let peer = a.peer(&scene.a.tunnel, &scene.b.tunnel)?;
             Ok(peer.filter(|one| one.restarts > before && one.state == "connected"))
         },
-    )
-    .with_context(|| format!("{}{}", a.process.tail(20), b.process.tail(20)))?;
+    )?;
     b.connected(&scene.b.tunnel, &scene.a.tunnel, PATIENCE)?;
     // A path that flaps does so within the next checks.
     steadily(
@@ -123,8 +122,7 @@ fn killed_agent(engine: Engine) -> Result<()> {
         || Ok(scene.a.tunnel.peer(&scene.b.tunnel)?.endpoint),
     )?;
     a.again()?;
-    a.connected(&scene.a.tunnel, &scene.b.tunnel, PATIENCE)
-        .with_context(|| b.process.tail(20))?;
+    a.connected(&scene.a.tunnel, &scene.b.tunnel, PATIENCE)?;
     b.connected(&scene.b.tunnel, &scene.a.tunnel, PATIENCE)?;
     none_lost(&pings.stop()?)
 }
@@ -187,10 +185,7 @@ fn other_nat(engine: Engine) -> Result<()> {
 }
 
 fn recovers(scene: &Scene, a: &Agent, b: &Agent, pings: Running) -> Result<()> {
-    scene
-        .a
-        .reaches(&scene.b)
-        .with_context(|| format!("{}{}", a.process.tail(30), b.process.tail(30)))?;
+    scene.a.reaches(&scene.b)?;
     let tally = pings.stop()?;
     println!(
         "{} pings, {} lost, longest silence {:?}",
@@ -263,8 +258,7 @@ fn no_bus(engine: Engine) -> Result<()> {
     let settings = Settings::websocket(&scene.server);
     let mut a = Agent::start(&scene.a.host, &settings)?;
     let b = Agent::start(&scene.b.host, &settings)?;
-    b.connected(&scene.b.tunnel, &scene.a.tunnel, PATIENCE)
-        .with_context(|| a.process.tail(30))?;
+    b.connected(&scene.b.tunnel, &scene.a.tunnel, PATIENCE)?;
     scene.a.reaches(&scene.b)?;
     ensure!(
         a.process.is_running(),

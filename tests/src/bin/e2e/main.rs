@@ -18,6 +18,7 @@ use clap::Parser;
 use nix::sys::prctl::set_pdeathsig;
 use nix::sys::signal::Signal;
 use nix::unistd::Uid;
+use wice_tests::process;
 use wice_tests::wait::until;
 use wice_tests::wireguard::Engine;
 
@@ -87,7 +88,7 @@ fn run(arguments: &Arguments, cases: &[Case]) -> Result<()> {
             .iter()
             .find(|case| case.name == name)
             .context("no such case")?;
-        return (case.run)(Engine::detect()?);
+        return (case.run)(Engine::detect()?).inspect_err(|_| print!("{}", process::tails(30)));
     }
     let words = &arguments.words;
     let chosen = |case: &&Case| {

@@ -119,18 +119,13 @@ impl Scene {
 
     /// Waits until both agents call the path direct and packets flow.
     pub(crate) fn converge(&self, a: &Agent, b: &Agent) -> Result<()> {
-        let seen = a
-            .connected(&self.a.tunnel, &self.b.tunnel, PATIENCE)
-            .with_context(|| b.process.tail(30))?;
+        let seen = a.connected(&self.a.tunnel, &self.b.tunnel, PATIENCE)?;
         ensure!(
             seen.path == "direct",
             "connected, but the path is {}",
             seen.path
         );
-        b.connected(&self.b.tunnel, &self.a.tunnel, PATIENCE)
-            .with_context(|| a.process.tail(30))?;
-        self.a
-            .reaches(&self.b)
-            .with_context(|| format!("{}{}", a.process.tail(30), b.process.tail(30)))
+        b.connected(&self.b.tunnel, &self.a.tunnel, PATIENCE)?;
+        self.a.reaches(&self.b)
     }
 }
