@@ -11,6 +11,8 @@ use wice_core::key::PublicKey;
 use wice_core::settings::{CandidateKinds, InterfaceRule, PeerRule, Settings};
 use zeroize::Zeroizing;
 
+use crate::signaling::Token;
+
 mod error;
 mod file;
 
@@ -38,7 +40,7 @@ pub(crate) struct Config {
     /// URLs of the signalling backends.
     pub(crate) backends: Vec<Url>,
     /// The bearer token for those that ask for one.
-    pub(crate) token: Option<Zeroizing<String>>,
+    pub(crate) token: Option<Token>,
     /// Host and port of each STUN server.
     pub(crate) stun_servers: Vec<(String, u16)>,
     /// What the core decides by.
@@ -289,7 +291,7 @@ fn candidates(kinds: Option<Vec<String>>) -> Result<CandidateKinds, ConfigError>
 }
 
 /// The token of the file, else of the systemd credential `signaling-token` (systemd.exec(5)).
-fn token(path: Option<&Path>) -> Result<Option<Zeroizing<String>>, ConfigError> {
+fn token(path: Option<&Path>) -> Result<Option<Token>, ConfigError> {
     let credential = std::env::var_os("CREDENTIALS_DIRECTORY")
         .map(|directory| Path::new(&directory).join("signaling-token"))
         .filter(|path| path.exists());
@@ -306,7 +308,7 @@ fn token(path: Option<&Path>) -> Result<Option<Zeroizing<String>>, ConfigError> 
             problem: "expected one line of printable ASCII".into(),
         });
     }
-    Ok(Some(Zeroizing::new(token.to_owned())))
+    Ok(Some(Token::new(token)))
 }
 
 #[cfg(test)]

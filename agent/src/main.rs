@@ -1,5 +1,11 @@
 //! wice-agent: gives existing WireGuard tunnels a direct path through NATs.
 
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::Parser;
+use tracing::error;
+
 mod cli;
 mod config;
 mod dbus;
@@ -11,4 +17,70 @@ mod net;
 mod signaling;
 mod systemd;
 
-fn main() {}
+use cli::{Cli, Exit};
+use config::Config;
+use driver::Driver;
+use lock::{Lock, LockError};
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let exit = if cli.check { check(&cli) } else { serve(cli) };
+    ExitCode::from(exit as u8)
+}
+
+fn check(cli: &Cli) -> Exit {
+    match Config::load(cli.config.as_deref()) {
+        Ok(config) => {
+            for warning in &config.warnings {
+                eprintln!("warning: {warning}");
+            }
+            println!(
+                "the configuration is valid: {} signalling backends, {} STUN servers",
+                config.backends.len(),
+                config.stun_servers.len()
+            );
+            Exit::Clean
+        }
+        Err(error) => {
+            eprintln!("wice-agent: {error}");
+            Exit::Configuration
+        }
+    }
+}
+
+fn serve(cli: Cli) -> Exit {
+    logging::start(cli.log_level);
+    let config = match Config::load(cli.config.as_deref()) {
+        Ok(config) => config,
+        Err(error) => {
+            error!("{error}");
+            return Exit::Configuration;
+        }
+    };
+    let _lock = match Lock::acquire() {
+        Ok(lock) => lock,
+        Err(error) => {
+            error!("{error}");
+            return match error {
+                LockError::Held(_) => Exit::AlreadyRunning,
+                LockError::Io(..) => Exit::Failed,
+            };
+        }
+    };
+    // Every TLS connection of the process goes by the one provider.
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    match run(cli.config, config) {
+        Ok(()) => Exit::Clean,
+        Err(error) => {
+            error!("{error:#}");
+            Exit::Failed
+        }
+    }
+}
+
+fn run(path: Option<PathBuf>, config: Config) -> anyhow::Result<()> {
+    tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()?
+        .block_on(async { Driver::start(path, config).await?.run().await })
+}

@@ -169,4 +169,15 @@ pub enum Change {
         /// Why.
         reason: Reason,
     },
+    /// The way that packets travel changed; follows the [`Change::Peer`] that carries it.
+    Path {
+        /// Name of the interface.
+        interface: String,
+        /// The peer.
+        peer: PublicKey,
+        /// The way before.
+        old: crate::status::PathKind,
+        /// The way now.
+        new: crate::status::PathKind,
+    },
 }

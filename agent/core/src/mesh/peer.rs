@@ -34,6 +34,7 @@ pub(super) struct Peer {
     warned: Option<Instant>,
     dirty: bool,
     transitions: Vec<(State, State, Reason)>,
+    shown_path: PathKind,
 }
 
 /// After a message that was refused, the next ones are only counted for this long (protocol §2).
@@ -105,6 +106,7 @@ impl Peer {
             warned: None,
             dirty: true,
             transitions: Vec::new(),
+            shown_path: PathKind::None,
         }
     }
 
@@ -568,6 +570,8 @@ impl Peer {
         }
         let interface = || cx.interface.to_owned();
         let peer = self.id.key;
+        let new = self.path(cx.now.instant);
+        let old = std::mem::replace(&mut self.shown_path, new);
         cx.outputs.push_back(Output::Changed(Change::Peer {
             interface: interface(),
             peer,
@@ -579,6 +583,14 @@ impl Peer {
                 old,
                 new,
                 reason,
+            }));
+        }
+        if old != new {
+            cx.outputs.push_back(Output::Changed(Change::Path {
+                interface: interface(),
+                peer,
+                old,
+                new,
             }));
         }
     }

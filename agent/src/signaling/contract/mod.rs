@@ -44,7 +44,11 @@ macro_rules! contract {
     };
 }
 
-contract!(memory = super::Memory, http = super::Rest, websocket = super::Socket);
+contract!(
+    memory = super::Memory,
+    http = super::Rest,
+    websocket = super::Socket
+);
 
 async fn a_message_reaches_who_subscribed_before<S: Site>(site: S) {
     let mut bob = Agent::connected(&site).await;
