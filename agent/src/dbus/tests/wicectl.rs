@@ -121,6 +121,38 @@ async fn restart_waits_until_the_peer_is_connected_anew() {
 }
 
 #[tokio::test]
+async fn restarting_all_waits_only_for_those_that_were_connected() {
+    let bus = PrivateBus::started().await;
+    let (service, mut commands) = serve(&bus);
+    service.interface(interface("wg0"));
+    service.peer("wg0", connected(1));
+    service.peer("wg0", waiting(2));
+    read(&bus, |s| peers(s) == 2).await;
+    let driver = async {
+        for _ in 0..2 {
+            let Some(Command::Restart { peer, reply, .. }) = commands.recv().await else {
+                panic!("no restart arrived");
+            };
+            reply.send(true).expect("wicectl waits");
+            if peer == key(1) {
+                let restarts = connected(1).restarts + 1;
+                service.peer(
+                    "wg0",
+                    PeerStatus {
+                        restarts,
+                        ..connected(1)
+                    },
+                );
+            }
+        }
+    };
+
+    let (output, ()) = tokio::join!(run(&bus, &["restart", "--all", "--wait", "20"]), driver);
+
+    stdout(&output);
+}
+
+#[tokio::test]
 async fn another_user_may_look_but_not_restart() {
     if !nix::unistd::geteuid().is_root() {
         eprintln!("skipped: only root can become another user");
