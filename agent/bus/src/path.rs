@@ -11,14 +11,13 @@ pub fn interface(name: &str) -> OwnedObjectPath {
     OwnedObjectPath::try_from(path).expect("an escaped name is a path element")
 }
 
-/// The path of a peer's object; `key` is its public key as 64 lower-case hex digits.
-pub fn peer(interface: &str, key: &str) -> OwnedObjectPath {
-    let path = format!(
-        "{ROOT}/interface/{}/peer/{}",
-        escape(interface),
-        escape(key)
-    );
-    OwnedObjectPath::try_from(path).expect("an escaped name is a path element")
+/// The path of a peer's object; its last element is the public key as 64 lower-case hex digits.
+pub fn peer(interface: &str, public_key: &[u8; 32]) -> OwnedObjectPath {
+    let mut path = format!("{ROOT}/interface/{}/peer/", escape(interface));
+    for byte in public_key {
+        path.push_str(&format!("{byte:02x}"));
+    }
+    OwnedObjectPath::try_from(path).expect("an escaped name and hex digits are path elements")
 }
 
 /// The name of the interface that a path of an interface or of a peer belongs to.
@@ -97,7 +96,14 @@ mod tests {
 
     #[test]
     fn a_peer_belongs_to_its_interface() {
-        let path = peer("wg-home", &"ab".repeat(32));
+        let path = peer("wg-home", &[0x0a; 32]);
+        assert_eq!(
+            path.as_str(),
+            format!(
+                "/org/wice/Wice1/interface/wg_2dhome/peer/{}",
+                "0a".repeat(32)
+            )
+        );
         assert!(is_peer(path.as_str()));
         assert_eq!(interface_of(path.as_str()).as_deref(), Some("wg-home"));
         assert!(!is_peer(interface("wg0").as_str()));

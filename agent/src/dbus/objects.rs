@@ -87,7 +87,7 @@ impl Manager {
         if !self.model.has_peer(interface, &peer) {
             return Err(unknown_peer(interface, &peer));
         }
-        Ok(wice_bus::path::peer(interface, &peer.to_hex()))
+        Ok(wice_bus::path::peer(interface, peer.as_bytes()))
     }
 }
 

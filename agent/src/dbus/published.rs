@@ -108,7 +108,7 @@ impl Published {
         id: (String, PublicKey),
         status: Option<PeerStatus>,
     ) -> zbus::Result<bool> {
-        let path = wice_bus::path::peer(&id.0, &id.1.to_hex());
+        let path = wice_bus::path::peer(&id.0, id.1.as_bytes());
         match (self.peers.get(&id), status) {
             (Some(shown), Some(status)) => {
                 let old = std::mem::replace(&mut *shown.lock(), status.clone());
@@ -146,7 +146,7 @@ impl Published {
             .peers
             .range(first..)
             .take_while(|((interface, _), _)| interface == name)
-            .map(|((interface, peer), _)| wice_bus::path::peer(interface, &peer.to_hex()))
+            .map(|((interface, peer), _)| wice_bus::path::peer(interface, peer.as_bytes()))
             .collect();
         let old = std::mem::replace(&mut *shown.peers.lock(), peers.clone());
         if old == peers {
@@ -169,7 +169,7 @@ impl Published {
     }
 
     async fn signal(&self, interface: &str, peer: &PublicKey, signal: Signal) -> zbus::Result<()> {
-        let path = wice_bus::path::peer(interface, &peer.to_hex());
+        let path = wice_bus::path::peer(interface, peer.as_bytes());
         let emitter = SignalEmitter::new(&self.connection, path)?;
         match signal {
             Signal::State((new, old, reason)) => {

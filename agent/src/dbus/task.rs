@@ -78,8 +78,9 @@ impl Task {
             };
             let failure = match attempt {
                 Ok(Ok((connection, published))) => {
-                    tracing::debug!("on the system bus");
-                    told = None;
+                    if told.take().is_some() {
+                        tracing::info!("serving org.wice.Wice1 on the system bus");
+                    }
                     backoff.reset();
                     let failure = self.serve(&connection, published, &mut stop).await;
                     let Some(failure) = failure else {

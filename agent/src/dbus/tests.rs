@@ -1,22 +1,20 @@
 //! The service on a real bus, as a client of it sees it.
 
+mod fixture;
 mod private_bus;
+mod wicectl;
 
 use std::collections::HashMap;
-use std::process::Command as Process;
 use std::time::Duration;
 
-use futures_util::StreamExt;
-use tokio::sync::mpsc;
-use wice_bus::Snapshot;
-use wice_core::candidate::Kind;
-use wice_core::key::PublicKey;
-use wice_core::status::{CandidateStatus, InterfaceStatus, PathKind, PeerStatus, Reason, State};
-use zbus::message::Type;
-use zbus::{Connection, MatchRule, Message, MessageStream, OwnedVariant};
+use wice_core::status::{PathKind, PeerStatus, Reason, State};
 
-use super::{Command, Service};
-use private_bus::{PrivateBus, eventually};
+use super::Command;
+use fixture::{
+    busctl_as_nobody, changed, connected, interface, key, listed, member, next, peer_path, peers,
+    read, serve, signals_after, waiting,
+};
+use private_bus::PrivateBus;
 
 #[tokio::test]
 async fn what_the_driver_shows_is_what_a_client_reads() {
@@ -42,7 +40,7 @@ async fn what_the_driver_shows_is_what_a_client_reads() {
         network: "udp4".to_owned(),
     };
     let expected = wice_bus::Peer {
-        path: wice_bus::path::peer("wg-home", &key(1).to_hex()).to_string(),
+        path: wice_bus::path::peer("wg-home", key(1).as_bytes()).to_string(),
         public_key: key(1).to_string(),
         name: "laptop".to_owned(),
         state: wice_bus::State::Connected,
@@ -148,6 +146,7 @@ async fn interfaces_and_peers_come_and_go() {
     service.peer("wg00", waiting(2));
     let snapshot = read(&bus, |s| peers(s) == 2).await;
     assert_eq!(snapshot.interfaces.len(), 2);
+    assert_eq!(listed(&bus, "wg0").await, [peer_path("wg0", 1)]);
     service.interface_gone("wg0");
 
     let snapshot = read(&bus, |s| s.interfaces.len() == 1).await;
@@ -162,8 +161,13 @@ async fn interfaces_and_peers_come_and_go() {
             removed.push(body.0.to_string());
         }
     }
-    let peer = wice_bus::path::peer("wg0", &key(1).to_hex()).to_string();
-    assert_eq!(removed, [peer, "/org/wice/Wice1/interface/wg0".to_owned()]);
+    assert_eq!(
+        removed,
+        [
+            peer_path("wg0", 1),
+            "/org/wice/Wice1/interface/wg0".to_owned()
+        ]
+    );
 }
 
 #[tokio::test]
@@ -191,7 +195,7 @@ async fn the_agents_own_user_restarts_a_peer() {
         (interface, peer)
     });
     let client = bus.client().await;
-    let path = wice_bus::path::peer("wg0", &key(1).to_hex());
+    let path = wice_bus::path::peer("wg0", key(1).as_bytes());
     let peer = wice_bus::PeerProxy::new(&client, path)
         .await
         .expect("a proxy");
@@ -247,7 +251,7 @@ async fn a_peer_is_found_by_its_key() {
         .get_peer("wg0", &key(1).to_string())
         .await
         .expect("known");
-    assert_eq!(found, wice_bus::path::peer("wg0", &key(1).to_hex()));
+    assert_eq!(found, wice_bus::path::peer("wg0", key(1).as_bytes()));
     let unknown = manager.get_peer("wg1", &key(1).to_string()).await;
     assert!(matches!(unknown, Err(wice_bus::Error::UnknownInterface(_))));
     let unknown = manager.get_peer("wg0", &key(2).to_string()).await;
@@ -270,7 +274,7 @@ async fn another_user_may_read_but_not_change_anything() {
     service.interface(interface("wg0"));
     service.peer("wg0", waiting(1));
     read(&bus, |s| peers(s) == 1).await;
-    let path = wice_bus::path::peer("wg0", &key(1).to_hex());
+    let path = wice_bus::path::peer("wg0", key(1).as_bytes());
 
     let (read, _) = busctl_as_nobody(
         &bus,
@@ -369,137 +373,5 @@ fn the_agents_numbers_are_those_of_the_contract() {
         (Reason::InvalidKey, wice_bus::Reason::InvalidKey),
     ] {
         assert_eq!(core as u32, bus.number(), "{core:?}");
-    }
-}
-
-fn serve(bus: &PrivateBus) -> (Service, mpsc::Receiver<Command>) {
-    let (sender, commands) = mpsc::channel(8);
-    (
-        Service::start_at(Some(bus.address()), sender, "1.2.3"),
-        commands,
-    )
-}
-
-/// Reads until the snapshot is as wanted.
-async fn read(bus: &PrivateBus, wanted: impl Fn(&Snapshot) -> bool) -> Snapshot {
-    let client = bus.client().await;
-    eventually("a snapshot as wanted", async || {
-        Snapshot::read(&client).await.ok().filter(&wanted)
-    })
-    .await
-}
-
-fn peers(snapshot: &Snapshot) -> usize {
-    snapshot.interfaces.iter().map(|i| i.peers.len()).sum()
-}
-
-/// The agent's signals from the moment at which the snapshot is as wanted.
-async fn signals_after(bus: &PrivateBus, wanted: impl Fn(&Snapshot) -> bool) -> MessageStream {
-    read(bus, wanted).await;
-    let client: Connection = bus.client().await;
-    let rule = MatchRule::builder()
-        .msg_type(Type::Signal)
-        .sender(wice_bus::SERVICE)
-        .build()
-        .expect("a valid rule");
-    MessageStream::for_match_rule(rule, &client, None)
-        .await
-        .expect("subscribed")
-}
-
-async fn next(signals: &mut MessageStream) -> Message {
-    tokio::time::timeout(Duration::from_secs(20), signals.next())
-        .await
-        .expect("a signal in time")
-        .expect("the stream goes on")
-        .expect("the connection holds")
-}
-
-fn member(message: &Message) -> String {
-    message
-        .header()
-        .member()
-        .map(ToString::to_string)
-        .unwrap_or_default()
-}
-
-fn changed(message: &Message) -> (String, HashMap<String, OwnedVariant>) {
-    assert_eq!(member(message), "PropertiesChanged");
-    let body: (String, HashMap<String, OwnedVariant>, Vec<String>) =
-        message.body().deserialize().expect("(sa{sv}as)");
-    (body.0, body.1)
-}
-
-async fn busctl_as_nobody(bus: &PrivateBus, arguments: &[&str]) -> (String, String) {
-    let mut busctl = Process::new("setpriv");
-    busctl
-        .args(["--reuid=65534", "--regid=65534", "--clear-groups", "busctl"])
-        .arg(format!("--address={}", bus.address()))
-        .args(arguments);
-    let output = tokio::task::spawn_blocking(move || busctl.output())
-        .await
-        .expect("the thread ends")
-        .expect("setpriv and busctl run (Debian: util-linux, systemd)");
-    let text = |bytes| String::from_utf8(bytes).expect("UTF-8");
-    (text(output.stdout), text(output.stderr))
-}
-
-fn key(index: u16) -> PublicKey {
-    let mut bytes = [1; 32];
-    bytes[..2].copy_from_slice(&index.to_be_bytes());
-    PublicKey::from_bytes(bytes)
-}
-
-fn interface(name: &str) -> InterfaceStatus {
-    InterfaceStatus {
-        name: name.to_owned(),
-        public_key: Some(key(9)),
-        listen_port: 51820,
-        fwmark: 7,
-        managed: true,
-    }
-}
-
-fn waiting(index: u16) -> PeerStatus {
-    PeerStatus {
-        public_key: key(index),
-        name: String::new(),
-        state: State::Waiting,
-        reason: Reason::NoOffer,
-        path: PathKind::None,
-        endpoint: None,
-        local_candidate: None,
-        remote_candidate: None,
-        round_trip_time: None,
-        latest_handshake: Duration::ZERO,
-        rx_bytes: 0,
-        tx_bytes: 0,
-        since: Duration::from_secs(1_700_000_000),
-        restarts: 0,
-    }
-}
-
-fn connected(index: u16) -> PeerStatus {
-    let candidate = |kind, port| {
-        Some(CandidateStatus {
-            kind,
-            address: ([192, 0, 2, 1], port).into(),
-        })
-    };
-    PeerStatus {
-        name: "laptop".to_owned(),
-        state: State::Connected,
-        reason: Reason::PairNominated,
-        path: PathKind::Direct,
-        endpoint: Some(([192, 0, 2, 1], 2).into()),
-        local_candidate: candidate(Kind::Host, 1),
-        remote_candidate: candidate(Kind::Srflx, 2),
-        round_trip_time: Some(Duration::from_micros(1500)),
-        latest_handshake: Duration::from_secs(1_700_000_000),
-        rx_bytes: 10,
-        tx_bytes: 20,
-        since: Duration::from_secs(1_700_000_001),
-        restarts: 3,
-        ..waiting(index)
     }
 }

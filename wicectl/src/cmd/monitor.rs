@@ -5,14 +5,14 @@ use std::collections::{BTreeMap, HashMap};
 use clap::Args;
 use futures_util::StreamExt;
 use serde::de::DeserializeOwned;
-use serde::{Serialize, Serializer};
-use wice_bus::{BackendState, Reason, Snapshot, State};
+use wice_bus::{BackendState, Snapshot};
 use zbus::{Connection, Message, OwnedObjectPath, OwnedVariant, Type};
 
 use crate::agent;
 use crate::failure::{Exit, Failure};
+use crate::print::event::{Event, Line, Who};
 use crate::print::style::Style;
-use crate::print::{clock, escape, json, out, words};
+use crate::print::{clock, json, out};
 
 /// How to print.
 #[derive(Args)]
@@ -59,65 +59,6 @@ async fn refresh(known: &mut Known, connection: &Connection) -> Result<(), Failu
         Err(failure) => return Err(failure),
     }
     Ok(())
-}
-
-#[derive(Serialize)]
-struct Line {
-    version: u32,
-    /// Unix time in milliseconds.
-    time_ms: u64,
-    #[serde(flatten)]
-    event: Event,
-}
-
-/// One change; `docs/dbus.md` describes the JSON.
-#[derive(Debug, PartialEq, Eq, Serialize)]
-#[serde(tag = "event", rename_all = "kebab-case")]
-enum Event {
-    AgentStarted,
-    AgentStopped,
-    Backend {
-        url: String,
-        state: &'static str,
-        error: String,
-    },
-    InterfaceAdded {
-        interface: String,
-    },
-    InterfaceRemoved {
-        interface: String,
-    },
-    PeerAdded(Who),
-    PeerRemoved(Who),
-    State {
-        #[serde(flatten)]
-        who: Who,
-        #[serde(serialize_with = "state_word")]
-        new: State,
-        #[serde(serialize_with = "state_word")]
-        old: State,
-        #[serde(serialize_with = "reason_word")]
-        reason: Reason,
-    },
-    Path {
-        #[serde(flatten)]
-        who: Who,
-        new: String,
-        old: String,
-    },
-    Endpoint {
-        #[serde(flatten)]
-        who: Who,
-        endpoint: String,
-    },
-}
-
-/// A peer as a line names it.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-struct Who {
-    interface: String,
-    peer: String,
-    name: String,
 }
 
 /// What was last seen, to give names to paths and to tell a change from a repetition.
@@ -279,82 +220,6 @@ impl Known {
         }
         events
     }
-}
-
-impl Event {
-    fn text(&self, style: Style) -> String {
-        match self {
-            Self::AgentStarted => style.bold("agent started"),
-            Self::AgentStopped => style.warn("agent stopped"),
-            Self::Backend { url, state, error } if error.is_empty() => {
-                format!("backend {} {state}", escape(url))
-            }
-            Self::Backend { url, state, error } => {
-                format!(
-                    "backend {} {} ({})",
-                    escape(url),
-                    style.warn(state),
-                    escape(error)
-                )
-            }
-            Self::InterfaceAdded { interface } => format!("{} added", escape(interface)),
-            Self::InterfaceRemoved { interface } => format!("{} removed", escape(interface)),
-            Self::PeerAdded(who) => format!("{} added", who.text(style)),
-            Self::PeerRemoved(who) => format!("{} removed", who.text(style)),
-            Self::State {
-                who,
-                new,
-                old,
-                reason,
-            } => {
-                let why = words::reason(*reason);
-                let why = if why.is_empty() {
-                    String::new()
-                } else {
-                    format!(": {why}")
-                };
-                format!(
-                    "{} {} -> {}{why}",
-                    who.text(style),
-                    style.state(*old),
-                    style.state(*new)
-                )
-            }
-            Self::Path { who, new, old } => {
-                format!(
-                    "{} path {} -> {}",
-                    who.text(style),
-                    escape(old),
-                    escape(new)
-                )
-            }
-            Self::Endpoint { who, endpoint } if endpoint.is_empty() => {
-                format!("{} has no endpoint", who.text(style))
-            }
-            Self::Endpoint { who, endpoint } => {
-                format!("{} endpoint {}", who.text(style), escape(endpoint))
-            }
-        }
-    }
-}
-
-impl Who {
-    fn text(&self, style: Style) -> String {
-        let label = if self.name.is_empty() {
-            &self.peer
-        } else {
-            &self.name
-        };
-        format!("{} {}", escape(&self.interface), style.bold(&escape(label)))
-    }
-}
-
-fn state_word<S: Serializer>(state: &State, serializer: S) -> Result<S::Ok, S::Error> {
-    serializer.serialize_str(state.word())
-}
-
-fn reason_word<S: Serializer>(reason: &Reason, serializer: S) -> Result<S::Ok, S::Error> {
-    serializer.serialize_str(reason.word())
 }
 
 fn body<T: DeserializeOwned + Type>(signal: &Message) -> zbus::Result<T> {

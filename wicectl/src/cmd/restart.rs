@@ -33,7 +33,7 @@ pub(crate) struct Options {
     /// Only peers of this interface.
     #[arg(long, short, value_name = "NAME")]
     interface: Option<String>,
-    /// Waits until all of them are connected again; exit status 3 when that takes longer.
+    /// Waits until they are connected again, with --all those that are connected now; exit status 3 when that takes longer.
     #[arg(long, value_name = "SECONDS")]
     wait: Option<f64>,
 }
@@ -44,6 +44,8 @@ struct Target {
     label: String,
     /// The count before: a state that was read earlier than the restart says nothing.
     restarts: u32,
+    /// Whether it can be expected to connect.
+    awaited: bool,
 }
 
 /// Restarts the peers, and waits for them if asked to.
@@ -58,12 +60,17 @@ pub(crate) async fn run(options: Options) -> Result<(), Failure> {
             .cache_properties(CacheProperties::No)
             .build()
             .await?;
-        peer.restart(HashMap::new()).await?;
+        match peer.restart(HashMap::new()).await.map_err(Failure::from) {
+            // It went away by itself since the list was made.
+            Err(Failure::Unknown(_)) if options.all => {}
+            other => other?,
+        }
     }
     let Some(deadline) = wait else {
         return Ok(());
     };
     let mut waiting = targets;
+    waiting.retain(|target| target.awaited);
     loop {
         let checked = tokio::time::timeout_at(deadline, pending(&connection, &mut waiting)).await;
         if let Ok(outcome) = checked {
@@ -108,6 +115,7 @@ impl Options {
                 })
             ),
             restarts: peer.restarts,
+            awaited: !self.all || peer.state == State::Connected,
         };
         let within = self.interface.as_deref();
         if !self.all {

@@ -1,5 +1,6 @@
 //! `wicectl status`.
 
+use std::io::IsTerminal;
 use std::time::Duration;
 
 use clap::Args;
@@ -68,7 +69,7 @@ impl Options {
     /// One frame of `--watch`; an agent that is away is part of the picture.
     async fn look(&self, connection: &zbus::Connection, style: Style) -> Result<String, Failure> {
         let read = agent::read(connection).await;
-        let clear = if self.json {
+        let clear = if self.json || !std::io::stdout().is_terminal() {
             ""
         } else {
             "\u{1b}[H\u{1b}[2J\u{1b}[3J"

@@ -1,6 +1,7 @@
 //! How things look: text for people, JSON for programs.
 
 pub(crate) mod clock;
+pub(crate) mod event;
 pub(crate) mod json;
 pub(crate) mod status;
 pub(crate) mod style;

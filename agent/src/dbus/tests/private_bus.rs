@@ -1,6 +1,6 @@
 //! A system bus of one's own: the real dbus-daemon with the policy that the packages ship.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
@@ -39,6 +39,11 @@ impl PrivateBus {
 
     pub(super) fn address(&self) -> String {
         format!("unix:path={}", self.socket().display())
+    }
+
+    /// A directory that anybody may enter, gone with the bus.
+    pub(super) fn directory(&self) -> &Path {
+        &self.directory
     }
 
     /// Starts the daemon and waits until it answers.

@@ -1,13 +1,17 @@
 //! The lab itself: a NAT that is not the kind it claims to be would make every other result worthless.
 
+use std::fs;
 use std::net::{Ipv4Addr, SocketAddr, UdpSocket};
+use std::thread;
 use std::time::Duration;
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Context as _, Result, anyhow, ensure};
+use wice_tests::bus;
 use wice_tests::nat::Nat;
 use wice_tests::ping::Pinger;
 use wice_tests::stun;
 use wice_tests::topology::{Family, Lab};
+use wice_tests::wait::until;
 use wice_tests::wireguard::{Engine, Tunnel};
 
 use crate::{Case, case};
@@ -19,6 +23,7 @@ pub(crate) fn cases() -> Vec<Case> {
             "lab-wireguard-works-by-hand-behind-a-nat",
             wireguard_by_hand,
         ),
+        case("lab-processes-die-with-whoever-started-them", nothing_stays),
         case(
             "lab-ipv6-is-routed-through-stateful-firewalls",
             ipv6_firewalls,
@@ -169,4 +174,28 @@ fn ipv6_firewalls(_: Engine) -> Result<()> {
         "an answer to what went out does not come in"
     );
     Ok(())
+}
+
+/// No destructor runs when a test is killed: the kernel must do it.
+fn nothing_stays(_: Engine) -> Result<()> {
+    let starter = thread::spawn(|| -> Result<u32> {
+        let mut lab = Lab::new(Family::V4)?;
+        let host = lab.host_on_wan("orphan")?;
+        let bus = bus::start(&host.machine)?;
+        let id = bus.id();
+        ensure!(is_alive(id), "the bus does not run");
+        std::mem::forget(bus);
+        Ok(id)
+    });
+    let id = starter
+        .join()
+        .map_err(|_| anyhow!("the starting thread panicked"))??;
+    until("the orphan to die", Duration::from_secs(5), || {
+        Ok((!is_alive(id)).then_some(()))
+    })
+}
+
+/// A process that has ended and was not waited for is in state Z.
+fn is_alive(id: u32) -> bool {
+    fs::read_to_string(format!("/proc/{id}/stat")).is_ok_and(|stat| !stat.contains(") Z "))
 }
