@@ -12,7 +12,8 @@ use tokio_tungstenite::tungstenite::{Error, Message};
 use tokio_tungstenite::{MaybeTlsStream, WebSocketStream, connect_async};
 use wice_signal::{Limits, Options, Token};
 
-type Socket = WebSocketStream<MaybeTlsStream<TcpStream>>;
+#[derive(Debug)]
+struct Socket(WebSocketStream<MaybeTlsStream<TcpStream>>);
 
 async fn connect(server: &Running, headers: &[(&'static str, &str)]) -> Result<Socket, Error> {
     let url = format!("ws://{}/v1/websocket", server.http);
@@ -20,7 +21,8 @@ async fn connect(server: &Running, headers: &[(&'static str, &str)]) -> Result<S
     for (name, value) in headers {
         request.headers_mut().insert(*name, value.parse().unwrap());
     }
-    soon(connect_async(request)).await.map(|(socket, _)| socket)
+    let connected = soon(connect_async(request)).await;
+    connected.map(|(socket, _)| Socket(socket))
 }
 
 const SUBPROTOCOL: (&str, &str) = ("sec-websocket-protocol", "wice.1");
@@ -31,12 +33,12 @@ async fn open(server: &Running) -> Socket {
 
 async fn say(socket: &mut Socket, operation: Value) {
     let text = Message::text(operation.to_string());
-    soon(socket.send(text)).await.unwrap();
+    soon(socket.0.send(text)).await.unwrap();
 }
 
 async fn hear(socket: &mut Socket) -> Value {
     loop {
-        let message = soon(socket.next()).await.unwrap().unwrap();
+        let message = soon(socket.0.next()).await.unwrap().unwrap();
         if let Message::Text(text) = message {
             return serde_json::from_str(&text).unwrap();
         }
@@ -153,7 +155,7 @@ async fn a_mistake_is_answered_and_the_connection_goes_on() {
             (&json!("error"), &json!(code))
         );
     }
-    soon(socket.send(Message::binary(vec![1]))).await.unwrap();
+    soon(socket.0.send(Message::binary(vec![1]))).await.unwrap();
     assert_eq!(hear(&mut socket).await["op"], "error");
     say(&mut socket, json!({"op": "subscribe", "mailboxes": [ONE]})).await;
     server.put(ONE, "still here").await;
@@ -166,10 +168,10 @@ async fn a_frame_beyond_all_bounds_is_answered_and_ends_the_connection() {
     let mut socket = open(&server).await;
     let frame = Message::text("x".repeat(1024 * 1024));
     // The server may close before it is all sent.
-    let _ = soon(socket.send(frame)).await;
+    let _ = soon(socket.0.send(frame)).await;
     let answer = hear(&mut socket).await;
     assert_eq!(answer["code"], "too-large");
-    let end = soon(socket.next()).await;
+    let end = soon(socket.0.next()).await;
     assert!(matches!(end, Some(Ok(Message::Close(Some(frame)))) if u16::from(frame.code) == 1009));
 }
 
