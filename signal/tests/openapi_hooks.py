@@ -5,10 +5,10 @@ import schemathesis
 
 @schemathesis.serializer("application/jose")
 def jose(context, value):
-    """A sealed message goes over the wire as it is."""
-    if isinstance(value, bytes):
-        return value
-    return str(value).encode("utf-8", errors="surrogatepass")
+    """A sealed message goes over the wire as it is; what is no text at all becomes bytes that are none."""
+    if isinstance(value, str):
+        return value.encode("utf-8", errors="surrogatepass")
+    return value if isinstance(value, bytes) else b"\xff" + repr(value).encode()
 
 
 @schemathesis.deserializer("application/jose")
@@ -21,7 +21,13 @@ def text(context, response):
 def before_call(context, case, kwargs):
     """A wait that is allowed is not waited for."""
     for holder in (case.query, case.body):
-        if isinstance(holder, dict):
-            wait = holder.get("wait")
-            if str(wait).isdigit() and 0 < int(wait) <= 60:
-                holder["wait"] = 0
+        if isinstance(holder, dict) and is_wait(holder.get("wait")):
+            holder["wait"] = 0
+
+
+def is_wait(value):
+    """Whether the server would wait that long."""
+    try:
+        return not isinstance(value, bool) and 0 < float(value) <= 60
+    except (TypeError, ValueError):
+        return False

@@ -27,8 +27,9 @@ const ANSWER: usize = 1024 * 1024;
 
 #[derive(Debug, Deserialize)]
 struct Question {
+    /// A float, since 5.0 is a whole number in JSON too.
     #[serde(default)]
-    wait: u64,
+    wait: f64,
     mailboxes: BTreeMap<String, Option<String>>,
 }
 
@@ -91,7 +92,7 @@ fn parse(bytes: &[u8], most: usize) -> Result<(Duration, BTreeMap<Mailbox, Known
         return Err(Problem::unprocessable("a poll is a JSON object"));
     }
     let Question { wait, mailboxes } = serde_json::from_value(value).map_err(malformed)?;
-    if wait > LONGEST_WAIT {
+    if wait.fract() != 0.0 || !(0.0..=LONGEST_WAIT as f64).contains(&wait) {
         let detail = format!("wait is a whole number of seconds from 0 to {LONGEST_WAIT}");
         return Err(Problem::unprocessable(detail));
     }
@@ -110,7 +111,7 @@ fn parse(bytes: &[u8], most: usize) -> Result<(Duration, BTreeMap<Mailbox, Known
         };
         known.insert(mailbox, knowledge);
     }
-    Ok((Duration::from_secs(wait), known))
+    Ok((Duration::from_secs_f64(wait), known))
 }
 
 fn malformed(error: serde_json::Error) -> Problem {

@@ -1,0 +1,116 @@
+//! The real server on loopback, for the tests in this folder.
+#![allow(
+    dead_code,
+    unreachable_pub,
+    reason = "each test program uses its own part of this"
+)]
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use tokio::sync::oneshot;
+use tokio::task::JoinHandle;
+use tokio::time::timeout;
+use wice_signal::{Options, Server, ServerError};
+
+/// Long enough for any machine; nothing here waits for it but a failure.
+pub const PATIENCE: Duration = Duration::from_secs(20);
+
+pub const ONE: &str = "0123456789abcdef0123456789abcdef01234567";
+pub const TWO: &str = "ffffffffffffffffffffffffffffffffffffffff";
+
+/// A running server. Ends when it is dropped.
+pub struct Running {
+    pub http: SocketAddr,
+    pub stun: Vec<SocketAddr>,
+    pub client: reqwest::Client,
+    stop: Option<oneshot::Sender<()>>,
+    task: JoinHandle<Result<(), ServerError>>,
+}
+
+impl Running {
+    /// Starts a server with these options, on a free port of loopback.
+    pub async fn start(mut options: Options) -> Self {
+        options.listen = vec!["127.0.0.1:0".parse().expect("an address")];
+        let server = Server::bind(options).await.expect("the server binds");
+        let (stop, stopped) = oneshot::channel();
+        let http = server.local_addrs()[0];
+        let stun = server.stun_addrs();
+        let task = tokio::spawn(server.run(async {
+            let _ = stopped.await;
+        }));
+        Self {
+            http,
+            stun,
+            client: client(),
+            stop: Some(stop),
+            task,
+        }
+    }
+
+    pub fn url(&self, path: &str) -> String {
+        format!("http://{}{path}", self.http)
+    }
+
+    pub fn mailbox(&self, name: &str) -> String {
+        self.url(&format!("/v1/mailboxes/{name}"))
+    }
+
+    /// Writes a message as an agent does.
+    pub async fn put(&self, name: &str, message: impl Into<reqwest::Body>) -> reqwest::Response {
+        let request = self.client.put(self.mailbox(name));
+        let request = request.header("content-type", "application/jose");
+        soon(request.body(message).send()).await.expect("an answer")
+    }
+
+    pub async fn get(&self, url: String) -> reqwest::Response {
+        soon(self.client.get(url).send()).await.expect("an answer")
+    }
+
+    pub async fn poll(&self, question: serde_json::Value) -> reqwest::Response {
+        let request = self.client.post(self.url("/v1/poll")).json(&question);
+        soon(request.send()).await.expect("an answer")
+    }
+
+    /// Tells the server to stop, and waits until it has.
+    pub async fn stop(mut self) {
+        self.stop
+            .take()
+            .expect("stopped once")
+            .send(())
+            .expect("it runs");
+        soon(&mut self.task)
+            .await
+            .expect("no panic")
+            .expect("a clean end");
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+/// An HTTP client with the provider that the workspace uses.
+pub fn client() -> reqwest::Client {
+    // Fails when another test of this program was first.
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    reqwest::Client::builder()
+        .no_proxy()
+        .build()
+        .expect("a client")
+}
+
+/// Waits for what must come, within a generous time.
+pub async fn soon<T>(work: impl Future<Output = T>) -> T {
+    timeout(PATIENCE, work).await.expect("it comes in time")
+}
+
+/// The value of a header, or nothing.
+pub fn header(response: &reqwest::Response, name: &str) -> String {
+    let value = response.headers().get(name);
+    value.map_or_else(String::new, |value| {
+        value.to_str().unwrap_or("?").to_owned()
+    })
+}

@@ -1,0 +1,117 @@
+//! How a server ends, as a library and as a program.
+#![allow(clippy::unwrap_used, reason = "a test may panic")]
+
+mod common;
+
+use common::{ONE, Running, soon};
+use futures_util::StreamExt;
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use serde_json::{Value, json};
+use std::io::{BufRead, BufReader};
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+use tokio::net::TcpStream;
+use tokio_tungstenite::connect_async;
+use tokio_tungstenite::tungstenite::Message;
+use tokio_tungstenite::tungstenite::client::IntoClientRequest;
+use wice_signal::Options;
+
+/// What an operator is willing to wait.
+const BOUND: Duration = Duration::from_secs(5);
+
+#[tokio::test]
+async fn long_polls_are_answered_and_websockets_closed() {
+    let server = Running::start(Options::default()).await;
+    let poll = server
+        .client
+        .post(server.url("/v1/poll"))
+        .json(&json!({"wait": 60, "mailboxes": {ONE: null}}));
+    let poll = tokio::spawn(poll.send());
+    let url = format!("ws://{}/v1/websocket", server.http);
+    let mut request = url.into_client_request().unwrap();
+    let subprotocol = "wice.1".parse().unwrap();
+    request
+        .headers_mut()
+        .insert("sec-websocket-protocol", subprotocol);
+    let (mut socket, _) = connect_async(request).await.unwrap();
+    // A client that never says anything must not hold the server up.
+    let _silent = TcpStream::connect(server.http).await.unwrap();
+    // Answered on a third connection: the server has met the ones before.
+    server.get(server.url("/healthz")).await;
+
+    let start = Instant::now();
+    let goodbye = tokio::spawn(async move {
+        let close = socket.next().await.unwrap().unwrap();
+        assert!(matches!(close, Message::Close(Some(frame)) if u16::from(frame.code) == 1001));
+        while socket.next().await.is_some() {}
+    });
+    server.stop().await;
+    assert!(start.elapsed() < BOUND);
+    soon(goodbye).await.unwrap();
+    let answer = soon(poll).await.unwrap().unwrap();
+    let answer: Value = answer.json().await.unwrap();
+    assert_eq!(answer, json!({"mailboxes": {}}));
+}
+
+/// A running program, killed when the test fails.
+struct Program(Child);
+
+impl Drop for Program {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+fn program(arguments: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_wice-signal"));
+    command.args(arguments).env_remove("JOURNAL_STREAM");
+    command
+}
+
+#[tokio::test]
+async fn the_program_says_where_it_listens_and_ends_cleanly_on_both_signals() {
+    for signal in [Signal::SIGTERM, Signal::SIGINT] {
+        let arguments = ["--listen", "127.0.0.1:0", "--stun", "127.0.0.1:0"];
+        let mut program = Program(program(&arguments).stderr(Stdio::piped()).spawn().unwrap());
+        let mut lines = BufReader::new(program.0.stderr.take().unwrap()).lines();
+        let line = lines.next().unwrap().unwrap();
+        let (_, url) = line.split_once("listening on ").unwrap();
+        assert!(
+            lines
+                .next()
+                .unwrap()
+                .unwrap()
+                .contains("listening on stun:127.0.0.1:")
+        );
+        let health = common::client().get(format!("{url}/healthz")).send();
+        assert_eq!(soon(health).await.unwrap().status().as_u16(), 200);
+
+        let start = Instant::now();
+        let pid = i32::try_from(program.0.id()).unwrap();
+        kill(Pid::from_raw(pid), signal).unwrap();
+        assert_eq!(program.0.wait().unwrap().code(), Some(0));
+        assert!(start.elapsed() < BOUND);
+    }
+}
+
+#[test]
+fn wrong_usage_and_failures_have_their_own_exit_status() {
+    let usage = program(&["--listen", "nowhere"]).output().unwrap();
+    assert_eq!(usage.status.code(), Some(2));
+    let usage = program(&["--tls-cert", "/nonexistent"]).output().unwrap();
+    assert_eq!(usage.status.code(), Some(2));
+
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = taken.local_addr().unwrap().to_string();
+    let failure = program(&["--listen", &address]).output().unwrap();
+    assert_eq!(failure.status.code(), Some(1));
+    let said = String::from_utf8(failure.stderr).unwrap();
+    assert!(said.contains(&address) && said.contains("in use"), "{said}");
+
+    let failure = program(&["--token-file", "/nonexistent"]).output().unwrap();
+    assert_eq!(failure.status.code(), Some(1));
+    let said = String::from_utf8(failure.stderr).unwrap();
+    assert!(said.contains("/nonexistent"), "{said}");
+}
