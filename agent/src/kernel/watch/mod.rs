@@ -149,12 +149,26 @@ impl Pending {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use super::{Change, Duration, Instant, Pending};
 
     #[test]
     fn different_changes_of_one_burst_become_both() {
         assert_eq!(Change::Links.and(Change::Links), Change::Links);
         assert_eq!(Change::Links.and(Change::Addresses), Change::Both);
         assert_eq!(Change::Both.and(Change::Addresses), Change::Both);
+    }
+
+    #[test]
+    fn a_burst_ends_with_a_pause_or_after_half_a_second() {
+        let first = Instant::now();
+        let due = |milliseconds| {
+            let pending = Pending {
+                change: Change::Links,
+                first,
+                latest: first + Duration::from_millis(milliseconds),
+            };
+            (pending.due() - first).as_millis()
+        };
+        assert_eq!((due(0), due(50), due(450)), (100, 150, 500));
     }
 }
