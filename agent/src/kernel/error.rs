@@ -7,7 +7,7 @@ use wice_core::key::PublicKey;
 /// Why WireGuard, a link or an address could not be read or written.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
-pub enum KernelError {
+pub(crate) enum KernelError {
     /// No netlink socket can be had.
     #[error("cannot open a {protocol} socket ({source}): allow the agent AF_NETLINK")]
     Open {

@@ -6,6 +6,7 @@ mod error;
 mod links;
 mod netlink;
 #[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "a test may panic")]
 mod tests;
 mod uapi;
 mod watch;
@@ -17,8 +18,8 @@ use wice_core::device::Device;
 use wice_core::io::LocalAddress;
 use wice_core::key::PublicKey;
 
-pub use error::KernelError;
-pub use watch::Change;
+pub(crate) use error::KernelError;
+pub(crate) use watch::Change;
 
 use links::{Link, LinkKind, Links};
 use netlink::Netlink;
@@ -28,7 +29,7 @@ use watch::Watch;
 /// The door to this network namespace's WireGuard interfaces, links and addresses.
 ///
 /// Must be opened and used inside a tokio runtime with I/O and time.
-pub struct Kernel {
+pub(crate) struct Kernel {
     links: Links,
     netlink: Netlink,
     uapi: Uapi,
@@ -37,18 +38,18 @@ pub struct Kernel {
 
 /// A WireGuard interface that is present.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Interface {
+pub(crate) struct Interface {
     /// Name of the interface.
-    pub name: String,
+    pub(crate) name: String,
     /// Index of the interface in its network namespace.
-    pub index: u32,
+    pub(crate) index: u32,
     /// Who runs it.
-    pub kind: InterfaceKind,
+    pub(crate) kind: InterfaceKind,
 }
 
 /// Who runs a WireGuard interface.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum InterfaceKind {
+pub(crate) enum InterfaceKind {
     /// The kernel; configured over generic netlink.
     Netlink,
     /// A userspace process; configured over its UAPI socket.
@@ -75,7 +76,7 @@ impl Kernel {
     /// Opens the netlink sockets and starts to watch.
     ///
     /// A kernel without WireGuard is no error: its family is asked for when a kernel interface shows up.
-    pub async fn open() -> Result<Self, KernelError> {
+    pub(crate) async fn open() -> Result<Self, KernelError> {
         // Watching first: what changes while the caller reads the first lists is reported.
         let watch = Watch::open()?;
         Ok(Self {
@@ -87,7 +88,7 @@ impl Kernel {
     }
 
     /// Lists the WireGuard interfaces that are present now, by index.
-    pub async fn interfaces(&self) -> Result<Vec<Interface>, KernelError> {
+    pub(crate) async fn interfaces(&self) -> Result<Vec<Interface>, KernelError> {
         let mut interfaces = Vec::new();
         for link in self.links.all().await? {
             if let Some(kind) = self.kind(&link).await {
@@ -103,7 +104,7 @@ impl Kernel {
     }
 
     /// Reads one interface with all its peers; `None` when it is gone or no WireGuard interface.
-    pub async fn dump(&self, interface: &str) -> Result<Option<Device>, KernelError> {
+    pub(crate) async fn dump(&self, interface: &str) -> Result<Option<Device>, KernelError> {
         let Some(link) = self.links.named(interface).await? else {
             return Ok(None);
         };
@@ -117,7 +118,7 @@ impl Kernel {
     /// Writes where WireGuard sends a peer's packets to, touching nothing else.
     ///
     /// Fails with [`KernelError::PeerGone`] when there is no such peer; never adds one.
-    pub async fn set_endpoint(
+    pub(crate) async fn set_endpoint(
         &self,
         interface: &str,
         peer: &PublicKey,
@@ -145,7 +146,7 @@ impl Kernel {
     /// Lists the addresses of all links that are up, but not those of WireGuard interfaces.
     ///
     /// Tentative and duplicate addresses (RFC 4862 §5.4) and IPv6 link-local ones are left out; loopback is not.
-    pub async fn addresses(&self) -> Result<Vec<LocalAddress>, KernelError> {
+    pub(crate) async fn addresses(&self) -> Result<Vec<LocalAddress>, KernelError> {
         let links = self.links.all().await?;
         let mut tunnels = BTreeSet::new();
         for link in &links {
@@ -162,7 +163,7 @@ impl Kernel {
     /// Waits until links, addresses or UAPI sockets change, and gathers a burst of changes into one.
     ///
     /// Cancel-safe: a change that was seen before the future was dropped is reported by the next call.
-    pub async fn changed(&mut self) -> Change {
+    pub(crate) async fn changed(&mut self) -> Change {
         self.watch.changed().await
     }
 

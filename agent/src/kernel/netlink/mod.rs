@@ -5,6 +5,7 @@
 
 mod dump;
 #[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "a test may panic")]
 mod tests;
 
 use std::io;

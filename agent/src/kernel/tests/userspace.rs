@@ -146,3 +146,26 @@ fn a_socket_without_process_or_without_tunnel_is_no_interface() {
         }
     });
 }
+
+#[test]
+fn a_socket_that_comes_after_its_tunnel_is_found_wherever_its_directory_was() {
+    alone(async || {
+        sh("ip tuntap add dev wg0 mode tun");
+        let mut kernel = Kernel::open().await.unwrap();
+        for _ in 0..2 {
+            sh("mkdir /run/wireguard");
+            let listening = UnixListener::bind("/run/wireguard/wg0.sock").unwrap();
+            changes_until(&mut kernel, async |kernel| names(kernel).await == ["wg0"]).await;
+
+            drop(listening);
+            sh("rm /run/wireguard/wg0.sock");
+            changes_until(&mut kernel, async |kernel| names(kernel).await.is_empty()).await;
+
+            let _again = UnixListener::bind("/run/wireguard/wg0.sock").unwrap();
+            changes_until(&mut kernel, async |kernel| names(kernel).await == ["wg0"]).await;
+
+            sh("rm -r /run/wireguard");
+            changes_until(&mut kernel, async |kernel| names(kernel).await.is_empty()).await;
+        }
+    });
+}

@@ -3,6 +3,9 @@
 //!
 //! Must not know: the kernel's WireGuard, and when to read or write.
 
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "a test may panic")]
+mod tests;
 mod text;
 
 use std::io;

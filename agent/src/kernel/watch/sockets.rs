@@ -62,10 +62,11 @@ impl Sockets {
             };
             drop(ready);
             // Each event has its effect, also after one that matters.
-            if events
-                .iter()
-                .fold(false, |any, event| self.matters(event) || any)
-            {
+            let mut any = false;
+            for event in &events {
+                any |= self.matters(event);
+            }
+            if any {
                 return Ok(());
             }
         }

@@ -3,27 +3,21 @@
 //! Must not know: what they changed to; whoever waits reads that anew. There is no event for WireGuard's own
 //! configuration: the kernel has none.
 
-use std::io;
+mod events;
+mod sockets;
+
 use std::time::Duration;
 
-use futures_util::StreamExt;
-use futures_util::stream::BoxStream;
-use netlink_packet_core::{NetlinkMessage, NetlinkPayload};
-use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
-use rtnetlink::MulticastGroup;
-use tokio::task::JoinSet;
-use tokio::time::{Instant, sleep, sleep_until};
+use tokio::time::{Instant, sleep_until};
 use tracing::warn;
 
+use self::events::Events;
 use self::sockets::Sockets;
 use super::KernelError;
-use super::links::{Link, LinkKind};
-
-mod sockets;
 
 /// What changed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Change {
+pub(crate) enum Change {
     /// WireGuard interfaces appeared, vanished, or were renamed or switched on or off.
     Links,
     /// Addresses came, went, or moved to another state; or a link did that carries some.
@@ -53,17 +47,14 @@ const QUIET: Duration = Duration::from_millis(100);
 /// A burst that does not end is reported after this long all the same.
 const LONGEST_BURST: Duration = Duration::from_millis(500);
 
-/// Pause between attempts to listen again.
-const REOPEN: Duration = Duration::from_secs(1);
-
 impl Change {
     /// Tells whether the list of WireGuard interfaces is to be read anew.
-    pub fn links(self) -> bool {
+    pub(crate) fn links(self) -> bool {
         matches!(self, Self::Links | Self::Both)
     }
 
     /// Tells whether the list of addresses is to be read anew.
-    pub fn addresses(self) -> bool {
+    pub(crate) fn addresses(self) -> bool {
         matches!(self, Self::Addresses | Self::Both)
     }
 
@@ -156,95 +147,28 @@ impl Pending {
     }
 }
 
-/// rtnetlink's multicast messages.
-struct Events {
-    messages: BoxStream<'static, NetlinkMessage<RouteNetlinkMessage>>,
-    /// Ends with the value.
-    _connection: JoinSet<()>,
-}
-
-impl Events {
-    fn open() -> io::Result<Self> {
-        let (connection, _, messages) = rtnetlink::new_multicast_connection(&[
-            MulticastGroup::Link,
-            MulticastGroup::Ipv4Ifaddr,
-            MulticastGroup::Ipv6Ifaddr,
-        ])?;
-        let mut tasks = JoinSet::new();
-        tasks.spawn(connection);
-        Ok(Self {
-            messages: messages.map(|(message, _)| message).boxed(),
-            _connection: tasks,
-        })
-    }
-
-    /// Waits for the next message that matters; cancel-safe. When listening ended, it begins anew.
-    async fn next(&mut self) -> Change {
-        loop {
-            match self.messages.next().await {
-                Some(message) => {
-                    if let Some(change) = concern(&message.payload) {
-                        return change;
-                    }
-                }
-                None => match Self::open() {
-                    Ok(events) => {
-                        *self = events;
-                        return Change::Both;
-                    }
-                    Err(error) => {
-                        warn!(%error, "cannot listen for changes of links and addresses; trying again");
-                        self.messages = futures_util::stream::empty().boxed();
-                        sleep(REOPEN).await;
-                    }
-                },
-            }
-        }
-    }
-}
-
-/// Sorts a multicast message.
-fn concern(payload: &NetlinkPayload<RouteNetlinkMessage>) -> Option<Change> {
-    match payload {
-        NetlinkPayload::InnerMessage(
-            RouteNetlinkMessage::NewLink(message) | RouteNetlinkMessage::DelLink(message),
-        ) => {
-            // Ports of a bridge speak of themselves as links, too.
-            if message.header.interface_family == AddressFamily::Bridge {
-                return None;
-            }
-            Some(match Link::from_message(message)?.kind {
-                LinkKind::Wireguard => Change::Links,
-                // Whether it is WireGuard is for its socket to say.
-                LinkKind::Tun => Change::Both,
-                LinkKind::Other => Change::Addresses,
-            })
-        }
-        NetlinkPayload::InnerMessage(
-            RouteNetlinkMessage::NewAddress(_) | RouteNetlinkMessage::DelAddress(_),
-        ) => Some(Change::Addresses),
-        // ENOBUFS: messages were lost, and nobody knows which.
-        NetlinkPayload::Overrun(_) => Some(Change::Both),
-        _ => None,
-    }
-}
-
 #[cfg(test)]
 mod tests {
-    use super::*;
-
-    #[test]
-    fn lost_events_count_as_a_change_of_everything() {
-        assert_eq!(
-            concern(&NetlinkPayload::Overrun(Vec::new())),
-            Some(Change::Both)
-        );
-    }
+    use super::{Change, Duration, Instant, Pending};
 
     #[test]
     fn different_changes_of_one_burst_become_both() {
         assert_eq!(Change::Links.and(Change::Links), Change::Links);
         assert_eq!(Change::Links.and(Change::Addresses), Change::Both);
         assert_eq!(Change::Both.and(Change::Addresses), Change::Both);
+    }
+
+    #[test]
+    fn a_burst_ends_with_a_pause_or_after_half_a_second() {
+        let first = Instant::now();
+        let due = |milliseconds| {
+            let pending = Pending {
+                change: Change::Links,
+                first,
+                latest: first + Duration::from_millis(milliseconds),
+            };
+            (pending.due() - first).as_millis()
+        };
+        assert_eq!((due(0), due(50), due(450)), (100, 150, 500));
     }
 }
