@@ -3,8 +3,10 @@
 //! Only uses the room's façade: what a backend is inside is none of the suite's business.
 
 mod distance;
+mod facade;
 mod lies;
 mod site;
+mod tls;
 
 use std::collections::BTreeSet;
 
@@ -44,7 +46,11 @@ macro_rules! contract {
     };
 }
 
-contract!(memory = super::Memory, http = super::Rest, websocket = super::Socket);
+contract!(
+    memory = super::Memory,
+    http = super::Rest,
+    websocket = super::Socket
+);
 
 async fn a_message_reaches_who_subscribed_before<S: Site>(site: S) {
     let mut bob = Agent::connected(&site).await;
