@@ -13,6 +13,7 @@ mod supervise;
 mod websocket;
 
 #[cfg(test)]
+#[expect(clippy::unwrap_used, reason = "a test may panic")]
 mod contract;
 #[cfg(test)]
 mod memory;

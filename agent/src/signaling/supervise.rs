@@ -100,7 +100,7 @@ mod tests {
         let (_desired, watch) = watch::channel(Desired::default());
         let (events, mut received) = mpsc::channel(4);
         let (link, _progress) = Link::new("fragile:".to_owned(), watch, events);
-        let url = "fragile:".parse().unwrap();
+        let url = "fragile:".parse().expect("a URL");
         let config = BackendConfig { url, token: None };
         let task = tokio::spawn(supervise::<Fragile>(config, link));
         let mut states = Vec::new();
