@@ -105,6 +105,9 @@ pub(super) enum BackendError {
     /// The server ended the connection.
     #[error("the server closed the connection; it may be restarting")]
     Closed,
+    /// The server ended a poll that it should have held.
+    #[error("the server ended a poll early; it may be restarting")]
+    Stopping,
     /// A defect of ours; the panic itself has been printed.
     #[error("the backend crashed; please report this with the log around it")]
     Panicked,

@@ -13,6 +13,7 @@ mod supervise;
 mod websocket;
 
 #[cfg(test)]
+#[expect(clippy::unwrap_used, reason = "a test may panic")]
 mod contract;
 #[cfg(test)]
 mod memory;
@@ -33,20 +34,20 @@ use link::{Link, Progress};
 
 /// Where a rendezvous is, and what opens it. Two that are equal are the same connection.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct BackendConfig {
+pub(crate) struct BackendConfig {
     /// The server's address; its scheme chooses the backend.
-    pub url: Url,
+    pub(crate) url: Url,
     /// The bearer token that the server asks for, if it asks for one.
-    pub token: Option<Token>,
+    pub(crate) token: Option<Token>,
 }
 
 /// A bearer token: a secret, wiped when dropped.
 #[derive(Clone, PartialEq, Eq)]
-pub struct Token(Zeroizing<String>);
+pub(crate) struct Token(Zeroizing<String>);
 
 impl Token {
     /// Takes the token as it was read, without the white space around it.
-    pub fn new(text: &str) -> Self {
+    pub(crate) fn new(text: &str) -> Self {
         Self(Zeroizing::new(text.trim().to_owned()))
     }
 
@@ -64,7 +65,7 @@ impl fmt::Debug for Token {
 
 /// What a backend has to tell.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Event {
+pub(crate) enum Event {
     /// A message in a mailbox that is subscribed: perhaps known, perhaps old.
     Message {
         /// Where it lay.
@@ -78,19 +79,19 @@ pub enum Event {
 
 /// How one backend fares.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct BackendStatus {
+pub(crate) struct BackendStatus {
     /// The backend's address without anything secret.
-    pub url: String,
+    pub(crate) url: String,
     /// Whether it works.
-    pub state: BackendState,
+    pub(crate) state: BackendState,
     /// Why not: what was tried, what came back, what to do.
-    pub error: Option<String>,
+    pub(crate) error: Option<String>,
 }
 
 /// Whether a backend works, as D-Bus shows it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(u32)]
-pub enum BackendState {
+pub(crate) enum BackendState {
     /// Not reached yet.
     Connecting = 10,
     /// The server answers.
@@ -101,7 +102,7 @@ pub enum BackendState {
 
 /// Why backends cannot be started.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
-pub enum SignalingError {
+pub(crate) enum SignalingError {
     /// No backend goes by the URL's scheme.
     #[error("backend {url}: unknown scheme \"{scheme}\"; known are: {}", known_schemes().join(", "))]
     UnknownScheme {
@@ -130,7 +131,7 @@ pub enum SignalingError {
 ///
 /// Lives on a tokio runtime; dropping it stops every backend and withdraws nothing.
 #[derive(Debug)]
-pub struct Signaling {
+pub(crate) struct Signaling {
     desired: watch::Sender<Desired>,
     events: mpsc::Sender<Event>,
     running: Vec<Running>,
@@ -138,7 +139,7 @@ pub struct Signaling {
 
 impl Signaling {
     /// Starts every backend; none at all is allowed.
-    pub fn start(
+    pub(crate) fn start(
         backends: Vec<BackendConfig>,
         events: mpsc::Sender<Event>,
     ) -> Result<Self, SignalingError> {
@@ -152,31 +153,34 @@ impl Signaling {
     }
 
     /// Puts a message into a mailbox, in the place of the one before. Never blocks.
-    pub fn publish(&mut self, mailbox: Mailbox, sealed: Sealed) {
+    pub(crate) fn publish(&mut self, mailbox: Mailbox, sealed: Sealed) {
         self.desired
             .send_modify(|desired| desired.publish(mailbox, sealed));
     }
 
     /// Empties a mailbox. Never blocks.
-    pub fn withdraw(&mut self, mailbox: Mailbox) {
+    pub(crate) fn withdraw(&mut self, mailbox: Mailbox) {
         self.desired
             .send_if_modified(|desired| desired.withdraw(mailbox));
     }
 
     /// Asks for the newest message of a mailbox and all later ones. Never blocks.
-    pub fn subscribe(&mut self, mailbox: Mailbox) {
+    pub(crate) fn subscribe(&mut self, mailbox: Mailbox) {
         self.desired
             .send_if_modified(|desired| desired.subscribe(mailbox));
     }
 
     /// Asks for no more messages of a mailbox. Never blocks.
-    pub fn unsubscribe(&mut self, mailbox: Mailbox) {
+    pub(crate) fn unsubscribe(&mut self, mailbox: Mailbox) {
         self.desired
             .send_if_modified(|desired| desired.unsubscribe(mailbox));
     }
 
     /// Replaces the backends; those that stay equal keep running. Changes nothing when one of them is refused.
-    pub fn reconfigure(&mut self, backends: Vec<BackendConfig>) -> Result<(), SignalingError> {
+    pub(crate) fn reconfigure(
+        &mut self,
+        backends: Vec<BackendConfig>,
+    ) -> Result<(), SignalingError> {
         for config in &backends {
             check(config)?;
         }
@@ -192,7 +196,7 @@ impl Signaling {
     }
 
     /// How every backend fares, in the order of the configuration.
-    pub fn statuses(&self) -> Vec<BackendStatus> {
+    pub(crate) fn statuses(&self) -> Vec<BackendStatus> {
         self.running
             .iter()
             .map(|running| running.progress.borrow().status.clone())
@@ -200,7 +204,7 @@ impl Signaling {
     }
 
     /// Withdraws all that is published from every backend that answers, for at most `deadline`, and stops.
-    pub async fn leave(self, deadline: Duration) {
+    pub(crate) async fn leave(self, deadline: Duration) {
         let mut empty = false;
         self.desired.send_modify(|desired| empty = desired.leave());
         if empty {

@@ -64,3 +64,54 @@ fn seed() -> [u8; 32] {
     }
     seed
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    use tokio::sync::{mpsc, watch};
+
+    use super::*;
+    use crate::signaling::desired::Desired;
+    use crate::signaling::{BackendState, Event};
+
+    /// Panics in its first attempt and works in the second.
+    struct Fragile;
+
+    static ATTEMPTS: AtomicUsize = AtomicUsize::new(0);
+
+    impl Backend for Fragile {
+        const SCHEMES: &'static [&'static str] = &["fragile"];
+
+        fn new(_: &BackendConfig) -> Result<Self, BackendError> {
+            ATTEMPTS.fetch_add(1, Ordering::Relaxed);
+            Ok(Self)
+        }
+
+        async fn run(&mut self, link: &mut Link) -> Result<Infallible, BackendError> {
+            assert_ne!(ATTEMPTS.load(Ordering::Relaxed), 1, "the first attempt");
+            link.connected().await;
+            std::future::pending().await
+        }
+    }
+
+    #[tokio::test]
+    async fn a_backend_that_panics_is_reported_and_started_anew() {
+        let (_desired, watch) = watch::channel(Desired::default());
+        let (events, mut received) = mpsc::channel(4);
+        let (link, _progress) = Link::new("fragile:".to_owned(), watch, events);
+        let url = "fragile:".parse().expect("a URL");
+        let config = BackendConfig { url, token: None };
+        let task = tokio::spawn(supervise::<Fragile>(config, link));
+        let mut states = Vec::new();
+        while states.last() != Some(&BackendState::Connected) {
+            match received.recv().await {
+                Some(Event::Changed(status)) => states.push(status.state),
+                other => panic!("{other:?}"),
+            }
+        }
+        task.abort();
+        assert_eq!(states, [BackendState::Failed, BackendState::Connected]);
+        assert_eq!(ATTEMPTS.load(Ordering::Relaxed), 2);
+    }
+}

@@ -27,10 +27,10 @@ pub(super) struct Client {
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 /// Longest time for a request that the server answers at once.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(15);
-/// How long the server shall hold a poll, in seconds; protocol §6 allows 60.
-const WAIT: u64 = 50;
+/// How long the server shall hold a poll; protocol §6 allows 60 s.
+pub(super) const WAIT: Duration = Duration::from_secs(50);
 /// Longest time for a poll.
-const POLL_TIMEOUT: Duration = Duration::from_secs(WAIT + 15);
+const POLL_TIMEOUT: Duration = Duration::from_secs(65);
 /// A connection that idles behind a NAT is checked this often.
 const KEEPALIVE: Duration = Duration::from_secs(20);
 /// Room in an answer for what is not a message: names, tags, punctuation.
@@ -166,7 +166,7 @@ impl Client {
     ) -> impl Future<Output = Result<Answer, BackendError>> + use<> {
         let limit = MAX_ANSWER.min(ENVELOPE + known.len() * (MAX_SEALED + ENVELOPE));
         let mut call = self.call("poll", Method::POST, "poll");
-        let body = serde_json::json!({ "wait": WAIT, "mailboxes": known });
+        let body = serde_json::json!({ "wait": WAIT.as_secs(), "mailboxes": known });
         call.request = call.request.json(&body);
         async move {
             let reply = call.exchange(POLL_TIMEOUT, limit).await?;
@@ -215,12 +215,14 @@ impl Call {
     async fn unbounded(self, limit: usize) -> Result<Reply, BackendError> {
         let tried = self.tried;
         let failed = |error: reqwest::Error| BackendError::Unreachable {
-            tried,
+            // Whichever request fails first: the error of a server that is not there stays the same.
+            tried: if error.is_connect() { "connect" } else { tried },
             source: error.without_url().into(),
         };
-        let again = self.request.try_clone();
+        // A server may close an idle connection just when it is used again; every request can be repeated. A poll is
+        // never idle: that it breaks is news, since the server may have restarted and lost our messages.
+        let again = self.request.try_clone().filter(|_| tried != "poll");
         let mut response = match (self.request.send().await, again) {
-            // A server may close an idle connection just when it is used again; every request can be repeated.
             (Err(error), Some(again)) if !error.is_connect() => again.send().await,
             (response, _) => response,
         }
@@ -269,7 +271,7 @@ impl Reply {
             StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN
         ) {
             return BackendError::Unauthorized {
-                tried: self.tried,
+                tried: "connect",
                 status,
                 with_token: self.with_token,
             };

@@ -14,7 +14,7 @@ use futures_util::stream::FuturesUnordered;
 use tokio::time::{Instant, interval_at};
 use wice_core::mailbox::Mailbox;
 
-use self::client::{Answer, Client, Letter, Written};
+use self::client::{Answer, Client, Letter, WAIT, Written};
 use super::BackendConfig;
 use super::backend::{Backend, BackendError, until};
 use super::desired::Ledger;
@@ -38,8 +38,8 @@ const MAX_ASKED: usize = 1000;
 const MAX_SPARE_POLLS: usize = 4;
 /// The server keeps a message for one hour; this leaves room for two failures.
 const REFRESH: Duration = Duration::from_secs(20 * 60);
-/// A poll that answers at once without news comes from a server that does not wait: do not go round with it.
-const EMPTY_PAUSE: Duration = Duration::from_secs(1);
+/// After an answer that only repeats what is known: a server that does so must not send us round and round.
+const REPEATED_PAUSE: Duration = Duration::from_secs(1);
 
 impl Backend for Http {
     const SCHEMES: &'static [&'static str] = &["http", "https"];
@@ -186,7 +186,14 @@ impl Polls {
             .iter()
             .filter(|(mailbox, revision)| self.served.get(mailbox) != Some(revision))
             .collect();
-        if missing.is_empty() || self.pause.is_some() {
+        if self.pause.is_some() {
+            return;
+        }
+        if missing.is_empty() {
+            if self.running.is_empty() {
+                // Nothing is subscribed. A poll for nothing still tells when the server goes away.
+                self.ask(client, BTreeMap::new());
+            }
             return;
         }
         // A subscription that came anew wants the newest message, known or not.
@@ -203,19 +210,23 @@ impl Polls {
                 .iter()
                 .map(|(mailbox, at)| (**mailbox, **at))
                 .collect();
-            self.served.extend(&asked);
-            let etag = |mailbox| self.etags.get(mailbox).map(|(_, etag)| etag.as_str());
-            let known = asked.keys().map(|it| (it.to_string(), etag(it)));
-            let poll = client.poll(&known.collect());
-            let started = Instant::now();
-            self.running.push(Box::pin(async move {
-                Poll {
-                    asked,
-                    started,
-                    result: poll.await,
-                }
-            }));
+            self.ask(client, asked);
         }
+    }
+
+    fn ask(&mut self, client: &Client, asked: BTreeMap<Mailbox, u64>) {
+        self.served.extend(&asked);
+        let etag = |mailbox| self.etags.get(mailbox).map(|(_, etag)| etag.as_str());
+        let known = asked.keys().map(|it| (it.to_string(), etag(it)));
+        let poll = client.poll(&known.collect());
+        let started = Instant::now();
+        self.running.push(Box::pin(async move {
+            Poll {
+                asked,
+                started,
+                result: poll.await,
+            }
+        }));
     }
 
     async fn ended(&mut self, poll: Poll, link: &mut Link) -> Result<(), BackendError> {
@@ -233,7 +244,11 @@ impl Polls {
                 return Ok(());
             }
         };
-        let mut news = false;
+        if letters.is_empty() && poll.started.elapsed() < WAIT / 2 {
+            // A server that stops ends its polls; the one that comes after it knows none of our messages.
+            return Err(BackendError::Stopping);
+        }
+        let mut news = letters.is_empty();
         for (name, letter) in letters {
             let mailbox: Option<Mailbox> = name.parse().ok();
             match mailbox.and_then(|mailbox| Some((mailbox, *poll.asked.get(&mailbox)?))) {
@@ -243,8 +258,8 @@ impl Polls {
                 None => link.ignore("a mailbox that was not asked for"),
             }
         }
-        if !news && poll.started.elapsed() < EMPTY_PAUSE {
-            self.pause = Some(Instant::now() + EMPTY_PAUSE);
+        if !news {
+            self.pause = Some(Instant::now() + REPEATED_PAUSE);
         }
         Ok(())
     }
