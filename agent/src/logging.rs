@@ -9,8 +9,9 @@ use tracing_subscriber::util::SubscriberInitExt;
 
 use crate::cli::Level;
 
-/// Crates that would print keys or passwords when traced: netlink messages carry private keys, STUN checks carry passwords.
-const CAPPED: [&str; 8] = [
+/// Crates that never log: on a damaged datagram netlink-proto prints its bytes, which may hold private keys, and the
+/// checks print passwords when traced.
+const SILENT: [&str; 8] = [
     "netlink_proto",
     "netlink_packet_core",
     "netlink_packet_generic",
@@ -43,7 +44,7 @@ pub(crate) fn start(level: Level) {
     };
     let targets = Targets::new()
         .with_default(level)
-        .with_targets(CAPPED.map(|name| (name, level.min(LevelFilter::WARN))))
+        .with_targets(SILENT.map(|name| (name, LevelFilter::OFF)))
         .with_targets(QUIET.map(|name| (name, level.min(LevelFilter::WARN))));
     let registry = tracing_subscriber::registry().with(targets);
     if std::env::var_os("JOURNAL_STREAM").is_some()
