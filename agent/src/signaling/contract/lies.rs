@@ -24,6 +24,13 @@ async fn a_poll_that_is_not_json_is_an_error() {
 }
 
 #[tokio::test]
+async fn a_poll_that_ends_early_counts_as_a_restart_of_the_server() {
+    let liar = Liar::http("200 OK", r#"{"mailboxes":{}}"#).await;
+    let error = subscriber(&liar.url).await.failure().await;
+    assert!(error.contains("ended a poll early"), "{error}");
+}
+
+#[tokio::test]
 async fn a_redirection_is_not_followed() {
     let liar = Liar::http("301 Moved Permanently\r\nlocation: http://192.0.2.1/", "").await;
     let error = subscriber(&liar.url).await.failure().await;
