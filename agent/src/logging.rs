@@ -10,8 +10,8 @@ use tracing_subscriber::util::SubscriberInitExt;
 use crate::cli::Level;
 
 /// Crates that never log: on a damaged datagram netlink-proto prints its bytes, which may hold private keys, and the
-/// checks print passwords when traced.
-const SILENT: [&str; 8] = [
+/// checks print passwords when traced; stun-types warns of every malformed packet that anybody sends.
+const SILENT: [&str; 9] = [
     "netlink_proto",
     "netlink_packet_core",
     "netlink_packet_generic",
@@ -20,6 +20,7 @@ const SILENT: [&str; 8] = [
     "genetlink",
     "rtnetlink",
     "is",
+    "stun_types",
 ];
 /// Crates that are of interest only when they warn.
 const QUIET: [&str; 8] = [
