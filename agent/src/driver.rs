@@ -8,7 +8,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use tokio::sync::mpsc;
 use tracing::{debug, error, info, warn};
-use wice_core::io::{Change, Input, Now, Output};
+use wice_core::io::{Change, Input, LocalAddress, Now, Output};
 use wice_core::mesh::Mesh;
 
 use crate::config::{Config, ConfigError};
@@ -36,6 +36,7 @@ pub(crate) struct Driver {
     events: mpsc::Receiver<signaling::Event>,
     commands: mpsc::Receiver<Command>,
     names: BTreeMap<u32, String>,
+    addresses: Option<Vec<LocalAddress>>,
     ports: BTreeSet<u16>,
     resting: BTreeMap<String, Instant>,
     reachable: BTreeSet<String>,
@@ -80,6 +81,7 @@ impl Driver {
             events,
             commands,
             names: BTreeMap::new(),
+            addresses: None,
             ports: BTreeSet::new(),
             resting: BTreeMap::new(),
             reachable: BTreeSet::new(),
@@ -290,7 +292,16 @@ impl Driver {
 
     async fn addresses(&mut self) {
         match self.kernel.addresses().await {
-            Ok(addresses) => self.input(Input::Addresses(addresses)),
+            Ok(addresses) => {
+                if let Some(known) = self.addresses.replace(addresses.clone()) {
+                    let lost = known.iter().any(|old| !addresses.contains(old));
+                    let gained = addresses.iter().any(|new| !known.contains(new));
+                    if lost || (gained && self.reachable.is_empty()) {
+                        self.signaling.network_changed();
+                    }
+                }
+                self.input(Input::Addresses(addresses));
+            }
             Err(error) => warn!("cannot list the addresses of this machine: {error}"),
         }
     }

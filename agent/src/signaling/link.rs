@@ -116,6 +116,12 @@ impl Link {
         self.connected.take().map(|since| since.elapsed())
     }
 
+    /// Reports that the connection was given up for a new one.
+    pub(super) async fn reconnecting(&mut self) {
+        self.connected = None;
+        self.change(BackendState::Connecting, None).await;
+    }
+
     fn url(&self) -> String {
         self.progress.borrow().status.url.clone()
     }

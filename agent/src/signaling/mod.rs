@@ -134,6 +134,7 @@ pub(crate) enum SignalingError {
 pub(crate) struct Signaling {
     desired: watch::Sender<Desired>,
     events: mpsc::Sender<Event>,
+    network: watch::Sender<()>,
     running: Vec<Running>,
 }
 
@@ -146,6 +147,7 @@ impl Signaling {
         let mut signaling = Self {
             desired: watch::Sender::new(Desired::default()),
             events,
+            network: watch::Sender::new(()),
             running: Vec::new(),
         };
         signaling.reconfigure(backends)?;
@@ -189,10 +191,29 @@ impl Signaling {
             let kept = old.iter().position(|running| running.config == config);
             self.running.push(match kept {
                 Some(index) => old.swap_remove(index),
-                None => Running::start(config, &self.desired, &self.events),
+                None => self.start_backend(config),
             });
         }
         Ok(())
+    }
+
+    /// Connects every backend anew, at once: the machine's addresses are other ones than before.
+    pub(crate) fn network_changed(&self) {
+        self.network.send_replace(());
+    }
+
+    fn start_backend(&self, config: BackendConfig) -> Running {
+        let (link, progress) = Link::new(
+            display_url(&config.url),
+            self.desired.subscribe(),
+            self.events.clone(),
+        );
+        let task = spawn(config.clone(), link, self.network.subscribe()).abort_handle();
+        Running {
+            config,
+            progress,
+            task,
+        }
     }
 
     /// How every backend fares, in the order of the configuration.
@@ -238,26 +259,6 @@ struct Running {
     task: AbortHandle,
 }
 
-impl Running {
-    fn start(
-        config: BackendConfig,
-        desired: &watch::Sender<Desired>,
-        events: &mpsc::Sender<Event>,
-    ) -> Self {
-        let (link, progress) = Link::new(
-            display_url(&config.url),
-            desired.subscribe(),
-            events.clone(),
-        );
-        let task = spawn(config.clone(), link).abort_handle();
-        Self {
-            config,
-            progress,
-            task,
-        }
-    }
-}
-
 impl Drop for Running {
     fn drop(&mut self) {
         self.task.abort();
@@ -294,20 +295,24 @@ fn known_schemes() -> Vec<&'static str> {
 }
 
 /// Starts the task of the backend that the scheme chooses.
-fn spawn(config: BackendConfig, link: Link) -> tokio::task::JoinHandle<()> {
+fn spawn(
+    config: BackendConfig,
+    link: Link,
+    network: watch::Receiver<()>,
+) -> tokio::task::JoinHandle<()> {
     match config.url.scheme() {
         #[cfg(feature = "http")]
         scheme if http::Http::SCHEMES.contains(&scheme) => {
-            tokio::spawn(supervise::supervise::<http::Http>(config, link))
+            tokio::spawn(supervise::supervise::<http::Http>(config, link, network))
         }
         #[cfg(feature = "websocket")]
-        scheme if websocket::Websocket::SCHEMES.contains(&scheme) => {
-            tokio::spawn(supervise::supervise::<websocket::Websocket>(config, link))
-        }
+        scheme if websocket::Websocket::SCHEMES.contains(&scheme) => tokio::spawn(
+            supervise::supervise::<websocket::Websocket>(config, link, network),
+        ),
         #[cfg(test)]
-        scheme if memory::Memory::SCHEMES.contains(&scheme) => {
-            tokio::spawn(supervise::supervise::<memory::Memory>(config, link))
-        }
+        scheme if memory::Memory::SCHEMES.contains(&scheme) => tokio::spawn(
+            supervise::supervise::<memory::Memory>(config, link, network),
+        ),
         scheme => unreachable!("`check` refused the scheme {scheme}"),
     }
 }

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use futures_util::FutureExt;
 use rand::SeedableRng;
+use tokio::sync::watch;
 use wice_core::backoff::Backoff;
 use wice_core::session::Random;
 
@@ -21,26 +22,55 @@ const RETRY_LAST: Duration = Duration::from_secs(60);
 /// A server that answered for so long is worth a quick attempt again.
 const LASTING: Duration = Duration::from_secs(10);
 
-/// Runs a backend and restarts it whenever it fails; returns never.
-pub(super) async fn supervise<B: Backend>(config: BackendConfig, mut link: Link) {
+/// Runs a backend and restarts it whenever it fails, and whenever the way to its server may have changed; returns never.
+pub(super) async fn supervise<B: Backend>(
+    config: BackendConfig,
+    mut link: Link,
+    mut network: watch::Receiver<()>,
+) {
     let mut random = Random::from_seed(seed());
     let mut backoff = Backoff::new(RETRY_FIRST, RETRY_LAST);
     let mut backend: Option<B> = None;
     loop {
-        let attempt = attempt(&mut backend, &config, &mut link);
-        let error = match AssertUnwindSafe(attempt).catch_unwind().await {
-            Ok(Err(error)) => error,
-            Err(_panic) => {
+        let attempt = AssertUnwindSafe(attempt(&mut backend, &config, &mut link)).catch_unwind();
+        let outcome = tokio::select! {
+            outcome = attempt => Some(outcome),
+            () = moved(&mut network) => None,
+        };
+        let error = match outcome {
+            Some(Ok(Err(error))) => error,
+            Some(Err(_panic)) => {
                 // What a panic leaves behind cannot be trusted: the next attempt builds the backend anew.
                 backend = None;
                 BackendError::Panicked
+            }
+            None => {
+                // A connection from an address that is gone would be missed only after minutes.
+                backend = None;
+                backoff.reset();
+                link.reconnecting().await;
+                continue;
             }
         };
         if link.failed(&error).await.is_some_and(|it| it >= LASTING) {
             backoff.reset();
         }
         let delay = backoff.next_delay(&mut random);
-        tokio::time::sleep(delay.max(error.retry_after().unwrap_or_default())).await;
+        match error.retry_after() {
+            Some(ordered) => tokio::time::sleep(delay.max(ordered)).await,
+            None => tokio::select! {
+                () = tokio::time::sleep(delay) => {}
+                () = moved(&mut network) => backoff.reset(),
+            },
+        }
+    }
+}
+
+/// Waits until the machine's addresses are other ones.
+async fn moved(network: &mut watch::Receiver<()>) {
+    if network.changed().await.is_err() {
+        // Nobody watches any more: this task is about to be stopped.
+        std::future::pending::<()>().await;
     }
 }
 
@@ -69,7 +99,7 @@ fn seed() -> [u8; 32] {
 mod tests {
     use std::sync::atomic::{AtomicUsize, Ordering};
 
-    use tokio::sync::{mpsc, watch};
+    use tokio::sync::mpsc;
 
     use super::*;
     use crate::signaling::desired::Desired;
@@ -102,7 +132,7 @@ mod tests {
         let (link, _progress) = Link::new("fragile:".to_owned(), watch, events);
         let url = "fragile:".parse().expect("a URL");
         let config = BackendConfig { url, token: None };
-        let task = tokio::spawn(supervise::<Fragile>(config, link));
+        let task = tokio::spawn(supervise::<Fragile>(config, link, watch::channel(()).1));
         let mut states = Vec::new();
         while states.last() != Some(&BackendState::Connected) {
             match received.recv().await {

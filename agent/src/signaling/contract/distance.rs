@@ -34,6 +34,7 @@ macro_rules! at_a_distance {
             a_right_token_opens_the_server,
             a_server_that_is_not_there_is_an_error_that_says_what_was_tried,
             an_equal_backend_keeps_its_connection_when_others_change,
+            another_network_means_another_connection_at_once,
             a_first_message_takes_no_longer_than_a_few_round_trips,
             leaving_waits_for_no_dead_backend,
         );)+
@@ -193,6 +194,24 @@ async fn an_equal_backend_keeps_its_connection_when_others_change<S: Distant>() 
     // And the one that is gone delivers no more.
     bob.signaling.reconfigure(Vec::new()).unwrap();
     assert_eq!(bob.signaling.statuses(), []);
+}
+
+async fn another_network_means_another_connection_at_once<S: Distant>() {
+    let server = Rendezvous::start(None, None).await;
+    let line = Line::to(server.address).await;
+    let mut bob = Agent::new(vec![config(S::at(line.address))]);
+    bob.signaling.subscribe(mailbox(1));
+    bob.state(BackendState::Connected).await;
+    let mut alice = Agent::new(vec![config(S::at(server.address))]);
+    alice.publish(1, "hello");
+    bob.until(1, "hello").await;
+    let before = line.connections.load(Ordering::Relaxed);
+    bob.signaling.network_changed();
+    bob.state(BackendState::Connecting).await;
+    bob.state(BackendState::Connected).await;
+    assert!(line.connections.load(Ordering::Relaxed) > before);
+    alice.publish(1, "again");
+    bob.until(1, "again").await;
 }
 
 async fn a_first_message_takes_no_longer_than_a_few_round_trips<S: Distant>() {
