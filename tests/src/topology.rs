@@ -22,7 +22,7 @@ pub enum Family {
 pub struct Lab {
     family: Family,
     wan: Namespace,
-    routers: u8,
+    routers: Vec<Namespace>,
     plugs: u8,
 }
 
@@ -65,7 +65,7 @@ impl Lab {
         Ok(Self {
             family,
             wan,
-            routers: 0,
+            routers: Vec::new(),
             plugs: 0,
         })
     }
@@ -85,9 +85,10 @@ impl Lab {
 
     /// Adds a router of the given kind, with an empty LAN.
     pub fn router(&mut self, nat: Nat) -> Result<Router> {
-        self.routers += 1;
-        let number = self.routers;
+        let number = u8::try_from(self.routers.len() + 1)?;
         let machine = Namespace::create(&format!("router{number}"))?;
+        // A LAN keeps its uplink even when the test has no more use for its router.
+        self.routers.push(machine.clone());
         machine.ip("link add lan type bridge\nlink set lan up")?;
         self.plug(&machine, "wan")?;
         let address = self.wan_address(10 + number);

@@ -17,7 +17,7 @@ use wice_tests::nat::Nat;
 use wice_tests::ping::Pinger;
 use wice_tests::process::{self, Process};
 use wice_tests::server::Server;
-use wice_tests::topology::{Family, Host, Lab, Router};
+use wice_tests::topology::{Family, Host, Lab};
 use wice_tests::wait::patience;
 use wice_tests::watch::{Change, News, Watch};
 use wice_tests::wireguard::{Engine, Tunnel};
@@ -106,7 +106,6 @@ struct Stage {
     server: Server,
     nats: [String; 2],
     _buses: [Process; 2],
-    _routers: [Router; 2],
     _lab: Lab,
 }
 
@@ -133,7 +132,6 @@ impl Stage {
             server,
             nats,
             _buses: buses,
-            _routers: [left, right],
             _lab: lab,
         })
     }
