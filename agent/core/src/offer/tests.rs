@@ -12,17 +12,18 @@ fn key(byte: u8) -> PrivateKey {
     PrivateKey::from_bytes([byte; 32]).expect("not zero")
 }
 
-/// Seals for `to` what `from` signs, whatever it is.
-fn seal(from: &PrivateKey, to: &PublicKey, object: &Value) -> Sealed {
-    let object = object.as_object().expect("an object");
-    let payload = canonical(object).expect("canonical");
+/// What `from` signs, whatever it is, with the signature in it.
+fn signed(from: &PrivateKey, object: &Value) -> Value {
+    let payload = canonical(object.as_object().expect("an object")).expect("canonical");
     let mut signed = object.clone();
-    signed.insert("signature".into(), sign_detached(from, &payload, &Z).into());
-    let text = serde_json::to_string(&signed).expect("text");
-    PairSecrets::derive(from, to)
-        .expect("an agreement")
-        .seal(&text)
-        .expect("short")
+    signed["signature"] = sign_detached(from, &payload, &Z).into();
+    signed
+}
+
+/// Seals a text with the secrets of `from` and `to`.
+fn seal(from: &PrivateKey, to: &PublicKey, text: &Value) -> Sealed {
+    let secrets = PairSecrets::derive(from, to).expect("an agreement");
+    secrets.seal(&text.to_string()).expect("short")
 }
 
 fn open(to: &PrivateKey, from: &PublicKey, sealed: &Sealed) -> Result<Offer, Rejection> {
@@ -50,7 +51,7 @@ fn verdict(change: impl FnOnce(&mut Value)) -> Result<Offer, Rejection> {
     open(
         &key(2),
         &key(1).public(),
-        &seal(&key(1), &key(2).public(), &object),
+        &seal(&key(1), &key(2).public(), &signed(&key(1), &object)),
     )
 }
 
@@ -88,12 +89,9 @@ fn the_historic_spelling_of_implementation_is_read() {
 #[test]
 fn unknown_fields_are_ignored_and_yet_covered_by_the_signature() {
     assert!(verdict(|object| object["news"] = json!({"a": [1.5, "x"]})).is_ok());
-    let mut object = wire();
-    let payload = canonical(object.as_object().expect("an object")).expect("canonical");
-    object["signature"] = sign_detached(&key(1), &payload, &Z).into();
+    let mut object = signed(&key(1), &wire());
     object["news"] = json!(1);
-    let secrets = PairSecrets::derive(&key(1), &key(2).public()).expect("an agreement");
-    let sealed = secrets.seal(&object.to_string()).expect("short");
+    let sealed = seal(&key(1), &key(2).public(), &object);
     assert_eq!(
         open(&key(2), &key(1).public(), &sealed),
         Err(Rejection::BadSignature)
@@ -169,17 +167,13 @@ fn addresses_that_no_packet_may_be_sent_to_are_dropped() {
 
 #[test]
 fn a_message_of_another_key_is_never_opened() {
-    let sealed = seal(&key(3), &key(2).public(), &wire());
+    let sealed = seal(&key(3), &key(2).public(), &signed(&key(3), &wire()));
     assert_eq!(
         open(&key(2), &key(1).public(), &sealed),
         Err(Rejection::CannotOpen)
     );
     // Sealed with the right key, but signed with another: what a leaked pair secret would allow.
-    let mut object = wire();
-    let payload = canonical(object.as_object().expect("an object")).expect("canonical");
-    object["signature"] = sign_detached(&key(3), &payload, &Z).into();
-    let secrets = PairSecrets::derive(&key(1), &key(2).public()).expect("an agreement");
-    let sealed = secrets.seal(&object.to_string()).expect("short");
+    let sealed = seal(&key(1), &key(2).public(), &signed(&key(3), &wire()));
     assert_eq!(
         open(&key(2), &key(1).public(), &sealed),
         Err(Rejection::BadSignature)
@@ -188,7 +182,7 @@ fn a_message_of_another_key_is_never_opened() {
 
 #[test]
 fn every_altered_or_truncated_message_is_refused() {
-    let sealed = seal(&key(1), &key(2).public(), &wire());
+    let sealed = seal(&key(1), &key(2).public(), &signed(&key(1), &wire()));
     let text = sealed.as_str();
     for index in (0..text.len()).step_by(7) {
         let truncated = Sealed::new(&text[..index]).expect("short");
