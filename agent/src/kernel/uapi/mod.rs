@@ -1,5 +1,5 @@
 //! Userspace WireGuard, over the UNIX socket that such a process opens for each interface
-//! (https://www.wireguard.com/xplatform/).
+//! (<https://www.wireguard.com/xplatform/>).
 //!
 //! Must not know: the kernel's WireGuard, and when to read or write.
 
