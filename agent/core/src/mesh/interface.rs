@@ -4,7 +4,8 @@ use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
-use super::peer::{Obstacle, Peer};
+use super::context::Obstacle;
+use super::peer::Peer;
 use crate::candidate::Candidate;
 use crate::device::Device;
 use crate::gather::Gather;
