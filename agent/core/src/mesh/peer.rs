@@ -132,12 +132,19 @@ impl Peer {
             self.kernel = kernel.clone();
             self.dirty = true;
         }
-        if let Some(negotiation) = &mut self.negotiation
-            && let Verdict::Set(endpoint) = negotiation.path.compare(kernel, cx.now.instant)
-        {
-            debug!(interface = cx.interface, peer = %self.id.key, %endpoint, "puts the endpoint back");
-            self.set_endpoint(endpoint, cx);
+        let alive = self.is_alive(cx.now.instant);
+        if let Some(negotiation) = &mut self.negotiation {
+            if negotiation.selected().is_none() && !alive {
+                // Nothing speaks for that endpoint any more; who sets another one knows better.
+                negotiation.path.release();
+            }
+            if let Verdict::Set(endpoint) = negotiation.path.compare(kernel, cx.now.instant) {
+                debug!(interface = cx.interface, peer = %self.id.key, %endpoint, "puts the endpoint back");
+                self.set_endpoint(endpoint, cx);
+            }
         }
+        // Silence changes what is shown though nothing else happens.
+        self.dirty |= self.path(cx.now.instant) != self.shown_path;
     }
 
     /// Takes the candidates of the interface as they are now.

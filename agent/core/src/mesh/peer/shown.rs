@@ -35,7 +35,7 @@ impl Peer {
         }
     }
 
-    fn path(&self, now: Instant) -> PathKind {
+    pub(super) fn path(&self, now: Instant) -> PathKind {
         let Some(negotiation) = &self.negotiation else {
             return PathKind::None;
         };
