@@ -253,7 +253,6 @@ impl Mesh {
         let Some(interface) = self.interfaces.get_mut(&index) else {
             return;
         };
-        let finished = interface.gather.is_finished();
         let fwmark = interface.fwmark;
         for request in interface
             .gather
@@ -266,20 +265,19 @@ impl Mesh {
                 payload: request.payload,
             }));
         }
-        if finished == interface.gather.is_finished() {
-            let next = interface.gather.poll_timeout();
-            self.alarms.set(Alarm::Gather(index), next);
-        }
         self.gathered(index, now);
     }
 
     fn gathered(&mut self, index: u32, now: Now) {
-        if let Some(interface) = self.interfaces.get_mut(&index) {
-            interface.refresh();
-            let next = interface.gather.poll_timeout();
-            self.alarms.set(Alarm::Gather(index), next);
+        let Some(interface) = self.interfaces.get_mut(&index) else {
+            return;
+        };
+        let changed = interface.refresh();
+        let next = interface.gather.poll_timeout();
+        self.alarms.set(Alarm::Gather(index), next);
+        if changed {
+            self.each_peer_of(index, now, |peer, cx| peer.gathered(cx));
         }
-        self.each_peer_of(index, now, |peer, cx| peer.gathered(cx));
     }
 
     fn each_peer(&mut self, now: Now, mut act: impl FnMut(&mut Peer, &mut Context<'_>)) {
@@ -331,7 +329,7 @@ impl Mesh {
             fwmark: interface.fwmark,
             candidates: &interface.candidates,
             locals: &interface.locals,
-            end_of_candidates: interface.gather.is_finished(),
+            end_of_candidates: interface.end_of_candidates,
             name: self.settings.peer_name(&id.key),
             allow_loopback: self.settings.allow_loopback,
             backend_up: self.backend_up,

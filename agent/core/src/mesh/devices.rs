@@ -2,7 +2,7 @@
 //!
 //! Compares whole dumps with what is known; who answers, and where, is not its business.
 
-use super::interface::{DUMP_FAST, DUMP_SLOW, Interface};
+use super::interface::{DUMP_SLOW, Interface};
 use super::peer::Peer;
 use super::routes::PeerId;
 use super::{Alarm, Mesh};
@@ -21,11 +21,13 @@ impl Mesh {
         let index = device.index;
         let managed = self.settings.manages_interface(&device.name);
         let mut changed = false;
+        let mut named = false;
         if let Some(interface) = self.interfaces.get_mut(&index) {
             let old_name = interface.name.clone();
             let difference = interface.observe(device);
             changed |= difference.rename || difference.identity || difference.fwmark;
             if difference.rename {
+                named = true;
                 self.rename(index, old_name);
             }
             if difference.identity {
@@ -35,6 +37,7 @@ impl Mesh {
             let interface = Interface::new(device, managed, now.instant);
             self.interfaces.insert(index, interface);
             changed = true;
+            named = true;
         }
         if let Some(interface) = self.interfaces.get_mut(&index) {
             changed |= std::mem::replace(&mut interface.managed, managed) != managed;
@@ -42,6 +45,10 @@ impl Mesh {
                 self.changed(Change::Interface(device.name.clone()));
                 self.regather_interface(index, now);
             }
+        }
+        if named {
+            // Addresses inside this tunnel are no candidates of any other.
+            self.regather(now);
         }
         self.peers_of(device, now);
         self.schedule_dump(index, now, true);
@@ -169,7 +176,11 @@ impl Mesh {
             return;
         };
         let unsettled = interface.peers.values().any(Peer::is_unsettled);
-        let pause = if unsettled { DUMP_FAST } else { DUMP_SLOW };
+        let pause = if unsettled {
+            interface.dump_fast()
+        } else {
+            DUMP_SLOW
+        };
         let at = now.instant + pause;
         if dumped || at < interface.dump_at {
             interface.dump_at = at;
