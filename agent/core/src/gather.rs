@@ -2,7 +2,7 @@
 //!
 //! One for all peers of an interface, because they share its port. Knows no peer, no offer and no kernel.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant};
 
@@ -25,6 +25,9 @@ pub struct Gather {
     offer_bases: bool,
     bindings: BTreeMap<(SocketAddr, SocketAddr), Binding>,
     transactions: BTreeMap<u128, (SocketAddr, SocketAddr)>,
+    /// What servers that are no longer asked said of a base. It holds until another server says something: a peer may be
+    /// using that address.
+    former: BTreeMap<SocketAddr, BTreeSet<SocketAddr>>,
     refreshing: bool,
 }
 
@@ -87,6 +90,15 @@ impl Gather {
                     && (server.ip().is_loopback() || !base.ip().is_loopback())
             })
             .collect();
+        for ((base, server), binding) in &self.bindings {
+            if let Some(mapped) = binding.mapped
+                && !wanted.contains(&(*base, *server))
+            {
+                self.former.entry(*base).or_default().insert(mapped);
+            }
+        }
+        self.former
+            .retain(|base, _| wanted.iter().any(|(wanted, _)| wanted == base));
         self.bindings.retain(|key, _| wanted.contains(key));
         self.transactions.retain(|_, key| wanted.contains(key));
         for key in wanted {
@@ -164,7 +176,8 @@ impl Gather {
         self.transactions.remove(&transaction);
         let due = self.refreshing.then_some(now + REFRESH);
         let binding = self.bindings.get_mut(&key)?;
-        let news = !binding.finished || binding.mapped != Some(mapped);
+        let replaced = self.former.remove(&key.0).is_some();
+        let news = replaced || !binding.finished || binding.mapped != Some(mapped);
         *binding = Binding {
             mapped: Some(mapped),
             answered: Some(now),
@@ -209,18 +222,17 @@ impl Gather {
                 base: *base,
             })
             .collect();
-        let mut reflexive: Vec<LocalCandidate> = self
-            .bindings
-            .iter()
-            .filter_map(|((base, _), binding)| {
-                let address = binding
-                    .mapped
-                    .filter(|mapped| !self.bases.contains(mapped))?;
-                Some(LocalCandidate {
-                    kind: Kind::Srflx,
-                    address,
-                    base: *base,
-                })
+        let present = (self.bindings.iter())
+            .filter_map(|((base, _), binding)| Some((*base, binding.mapped?)));
+        let former = (self.former.iter())
+            .flat_map(|(base, mapped)| mapped.iter().map(|mapped| (*base, *mapped)));
+        let mut reflexive: Vec<LocalCandidate> = present
+            .chain(former)
+            .filter(|(_, mapped)| !self.bases.contains(mapped))
+            .map(|(base, address)| LocalCandidate {
+                kind: Kind::Srflx,
+                address,
+                base,
             })
             .collect();
         reflexive.sort();

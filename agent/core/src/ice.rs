@@ -19,16 +19,34 @@ use crate::status::CandidateStatus;
 pub struct Ice {
     agent: IceAgent,
     locals: Vec<LocalCandidate>,
-    remotes: BTreeMap<SocketAddr, Candidate>,
+    remotes: BTreeMap<SocketAddr, Remote>,
+    /// Remote candidates so far, those that are gone included.
+    added: u16,
     /// The address that the peer saw us at, per pair of base and remote address.
     mapped: BTreeMap<(SocketAddr, SocketAddr), SocketAddr>,
     selected: Option<(SocketAddr, SocketAddr)>,
+    /// Answers on the selected pair, and when the last one came.
+    answers: u64,
+    answered: Option<Instant>,
+    lost: bool,
+}
+
+/// A candidate of the peer; the library never removes one twice, so each addition must look different to it.
+#[derive(Debug)]
+struct Remote {
+    candidate: Candidate,
+    added: u16,
 }
 
 /// Pacing of checks: the default of 50 ms would dominate a connection on one LAN (RFC 8445 §14.2 allows 5 ms).
 const TIMING_ADVANCE: Duration = Duration::from_millis(5);
 /// First retransmission: the first check of one side meets the other's closed NAT, so it is repeated soon.
 const INITIAL_RTO: Duration = Duration::from_millis(40);
+/// Between checks of a pair that works, to keep its consent (RFC 7675 §5.1).
+const CONSENT_INTERVAL: Duration = Duration::from_secs(5);
+/// Without an answer for this long, consent is lost. Sooner than RFC 7675's 30 s, because losing it only starts another
+/// session beside this one; late enough for two regular checks and a handful of quick repetitions.
+const CONSENT_TIMEOUT: Duration = Duration::from_secs(12);
 
 /// A local candidate and the address that its packets leave from.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
@@ -76,13 +94,18 @@ impl Ice {
         agent.set_control_tie_breaker(tie_breaker);
         agent.set_timing_advance(TIMING_ADVANCE);
         agent.set_initial_stun_rto(INITIAL_RTO);
+        agent.set_max_stun_rto(CONSENT_INTERVAL);
         agent.set_mtu(256..=1200);
         Self {
             agent,
             locals: Vec::new(),
             remotes: BTreeMap::new(),
+            added: 0,
             mapped: BTreeMap::new(),
             selected: None,
+            answers: 0,
+            answered: None,
+            lost: false,
         }
     }
 
@@ -113,26 +136,31 @@ impl Ice {
 
     /// Makes the remote candidates exactly these; TCP ones are ignored.
     pub fn set_remotes(&mut self, candidates: &[Candidate]) {
-        let new: BTreeMap<SocketAddr, Candidate> = candidates
+        let new: BTreeMap<SocketAddr, &Candidate> = candidates
             .iter()
             .filter(|candidate| candidate.tcp_type.is_none())
-            .map(|candidate| (candidate.socket_addr(), candidate.clone()))
+            .map(|candidate| (candidate.socket_addr(), candidate))
             .collect();
-        for (address, gone) in &self.remotes {
-            if !new.contains_key(address)
-                && let Some(candidate) = to_remote(gone)
-            {
-                self.agent.invalidate_candidate(&candidate);
+        let agent = &mut self.agent;
+        self.remotes.retain(|address, remote| {
+            let kept = new.contains_key(address);
+            if !kept {
+                agent.invalidate_candidate(&remote.to_library());
             }
-        }
-        for (address, candidate) in &new {
-            if !self.remotes.contains_key(address)
-                && let Some(candidate) = to_remote(candidate)
-            {
-                self.agent.add_remote_candidate(candidate);
+            kept
+        });
+        for (address, candidate) in new {
+            if self.remotes.contains_key(&address) {
+                continue;
             }
+            self.added = self.added.wrapping_add(1);
+            let remote = Remote {
+                candidate: candidate.clone(),
+                added: self.added,
+            };
+            self.agent.add_remote_candidate(remote.to_library());
+            self.remotes.insert(address, remote);
         }
-        self.remotes = new;
     }
 
     /// Takes a STUN message; false when it is not for this session.
@@ -159,6 +187,11 @@ impl Ice {
         }
         // What arrived may allow a check or a nomination at once.
         if accepted {
+            let answers = self.agent.nominated_pair_responses_received();
+            if answers.is_some_and(|answers| answers != self.answers) {
+                self.answers = answers.unwrap_or_default();
+                self.answered = Some(now);
+            }
             self.agent.handle_timeout(now);
         }
         accepted
@@ -167,11 +200,30 @@ impl Ice {
     /// Moves the checks on.
     pub fn handle_timeout(&mut self, now: Instant) {
         self.agent.handle_timeout(now);
+        if self.consent_ends().is_some_and(|at| at <= now) {
+            // Where another pair answers, the library takes that one when it gives this one up.
+            self.answered = None;
+            self.lost = !self.has_alternative();
+        }
     }
 
     /// When [`Ice::handle_timeout`] is due.
     pub fn poll_timeout(&mut self) -> Option<Instant> {
-        self.agent.poll_timeout()
+        let checks = self.agent.poll_timeout()?;
+        Some(self.consent_ends().map_or(checks, |at| at.min(checks)))
+    }
+
+    fn consent_ends(&self) -> Option<Instant> {
+        self.selected?;
+        Some(self.answered? + CONSENT_TIMEOUT)
+    }
+
+    fn has_alternative(&self) -> bool {
+        self.remotes.keys().any(|remote| {
+            self.selected
+                .is_none_or(|(_, selected)| selected != *remote)
+                && self.agent.has_viable_remote_candidate(*remote)
+        })
     }
 
     /// The next thing that the checks want or found.
@@ -183,6 +235,10 @@ impl Ice {
                 payload: transmit.contents.to_vec(),
             });
         }
+        if std::mem::take(&mut self.lost) {
+            self.selected = None;
+            return Some(IceEvent::Disconnected);
+        }
         while let Some(event) = self.agent.poll_event() {
             match event {
                 IceAgentEvent::NominatedSend {
@@ -191,6 +247,8 @@ impl Ice {
                     ..
                 } => {
                     self.selected = Some((source, destination));
+                    // The next answer counts, whatever number of this pair's it is.
+                    self.answers = u64::MAX;
                     return self.selected_pair().map(IceEvent::Selected);
                 }
                 IceAgentEvent::IceConnectionStateChange(IceConnectionState::Disconnected) => {
@@ -215,7 +273,7 @@ impl Ice {
         let remote_kind = self
             .remotes
             .get(&remote)
-            .map_or(Kind::Prflx, |candidate| candidate.kind);
+            .map_or(Kind::Prflx, |remote| remote.candidate.kind);
         Some(SelectedPair {
             local: CandidateStatus {
                 kind: local_kind,
@@ -258,22 +316,26 @@ fn to_local(local: &LocalCandidate) -> Option<is::Candidate> {
     }
 }
 
-fn to_remote(candidate: &Candidate) -> Option<is::Candidate> {
-    let kind = match candidate.kind {
-        Kind::Host => is::CandidateKind::Host,
-        Kind::Srflx => is::CandidateKind::ServerReflexive,
-        Kind::Prflx => is::CandidateKind::PeerReflexive,
-        Kind::Relay => is::CandidateKind::Relayed,
-    };
-    Some(is::Candidate::from_parts(
-        candidate.foundation.clone(),
-        candidate.component,
-        Protocol::Udp,
-        candidate.priority,
-        candidate.socket_addr(),
-        kind,
-        None,
-        None,
-        None,
-    ))
+impl Remote {
+    fn to_library(&self) -> is::Candidate {
+        let kind = match self.candidate.kind {
+            Kind::Host => is::CandidateKind::Host,
+            Kind::Srflx => is::CandidateKind::ServerReflexive,
+            Kind::Prflx => is::CandidateKind::PeerReflexive,
+            Kind::Relay => is::CandidateKind::Relayed,
+        };
+        // The related address decides nothing in checks, but is part of what the library compares.
+        let number = SocketAddr::from(([0, 0, 0, 0], self.added));
+        is::Candidate::from_parts(
+            self.candidate.foundation.clone(),
+            self.candidate.component,
+            Protocol::Udp,
+            self.candidate.priority,
+            self.candidate.socket_addr(),
+            kind,
+            Some(number),
+            None,
+            None,
+        )
+    }
 }

@@ -8,7 +8,6 @@ use std::time::Instant;
 
 use rand::SeedableRng;
 
-use crate::device::Device;
 use crate::io::{Change, Input, LocalAddress, Now, Output, Packet, Transmit};
 use crate::key::PublicKey;
 use crate::offer::Rejection;
@@ -17,13 +16,17 @@ use crate::settings::Settings;
 use crate::status::{InterfaceStatus, PeerStatus};
 
 mod alarms;
+mod context;
+mod devices;
 mod interface;
+mod negotiation;
 mod peer;
 mod routes;
 
 use alarms::Alarms;
-use interface::{DUMP_FAST, DUMP_SLOW, Interface};
-use peer::{Context, Peer};
+use context::Context;
+use interface::{DUMP_SLOW, Interface};
+use peer::Peer;
 use routes::{PeerId, Routes};
 
 /// The state of every WireGuard interface and peer of this machine.
@@ -173,159 +176,6 @@ impl Mesh {
             .map(|(index, _)| *index)
     }
 
-    fn device(&mut self, device: &Device, now: Now) {
-        // The same name under another index: the interface was deleted and made again.
-        if let Some(old) = self.index(&device.name)
-            && old != device.index
-        {
-            self.remove_interface(old, now);
-        }
-        let index = device.index;
-        let managed = self.settings.manages_interface(&device.name);
-        let mut changed = false;
-        if let Some(interface) = self.interfaces.get_mut(&index) {
-            let old_name = interface.name.clone();
-            let difference = interface.observe(device);
-            changed |= difference.rename || difference.identity || difference.fwmark;
-            if difference.rename {
-                self.rename(index, old_name);
-            }
-            if difference.identity {
-                self.each_peer_of(index, now, |peer, cx| peer.leave(cx));
-            }
-        } else {
-            let interface = Interface::new(device, managed, now.instant);
-            self.interfaces.insert(index, interface);
-            changed = true;
-        }
-        if let Some(interface) = self.interfaces.get_mut(&index) {
-            changed |= std::mem::replace(&mut interface.managed, managed) != managed;
-            if changed {
-                self.changed(Change::Interface(device.name.clone()));
-                self.regather_interface(index, now);
-            }
-        }
-        self.peers_of(device, now);
-        self.schedule_dump(index, now, true);
-    }
-
-    /// Follows the peers of a dump: gone, new and changed ones.
-    fn peers_of(&mut self, device: &Device, now: Now) {
-        let index = device.index;
-        let Some(interface) = self.interfaces.get(&index) else {
-            return;
-        };
-        let gone: Vec<PublicKey> = interface
-            .peers
-            .keys()
-            .filter(|key| !device.peers.contains_key(key))
-            .copied()
-            .collect();
-        for key in gone {
-            self.remove_peer(
-                PeerId {
-                    interface: index,
-                    key,
-                },
-                now,
-            );
-        }
-        for (key, kernel) in &device.peers {
-            let id = PeerId {
-                interface: index,
-                key: *key,
-            };
-            let Some(interface) = self.interfaces.get_mut(&index) else {
-                return;
-            };
-            let obstacle = interface.obstacle(key, &self.settings);
-            interface
-                .peers
-                .entry(*key)
-                .or_insert_with(|| Peer::new(id, kernel.clone(), now));
-            self.with_peer(id, now, |peer, cx| {
-                peer.observe(kernel, cx);
-                peer.manage(obstacle, cx);
-            });
-        }
-    }
-
-    /// Sessions survive a rename; what is shown under the old name goes.
-    fn rename(&mut self, index: u32, old_name: String) {
-        let Some(interface) = self.interfaces.get_mut(&index) else {
-            return;
-        };
-        let name = interface.name.clone();
-        for peer in interface.peers.values_mut() {
-            peer.show_again();
-        }
-        tracing::info!(old = old_name, new = name, "the interface was renamed");
-        self.changed(Change::InterfaceGone(old_name));
-    }
-
-    fn remove_interface(&mut self, index: u32, now: Now) {
-        self.each_peer_of(index, now, |peer, cx| peer.leave(cx));
-        let Some(interface) = self.interfaces.remove(&index) else {
-            return;
-        };
-        self.alarms.set(Alarm::Gather(index), None);
-        self.alarms.set(Alarm::Dump(index), None);
-        for key in interface.peers.keys() {
-            let id = PeerId {
-                interface: index,
-                key: *key,
-            };
-            self.alarms.set(Alarm::Peer(id), None);
-            self.changed(Change::PeerGone {
-                interface: interface.name.clone(),
-                peer: *key,
-            });
-        }
-        self.changed(Change::InterfaceGone(interface.name));
-    }
-
-    fn remove_peer(&mut self, id: PeerId, now: Now) {
-        self.with_peer(id, now, |peer, cx| peer.leave(cx));
-        self.alarms.set(Alarm::Peer(id), None);
-        if let Some(interface) = self.interfaces.get_mut(&id.interface)
-            && interface.peers.remove(&id.key).is_some()
-        {
-            let interface = interface.name.clone();
-            self.changed(Change::PeerGone {
-                interface,
-                peer: id.key,
-            });
-        }
-    }
-
-    fn reconfigure(&mut self, now: Now) {
-        let indices: Vec<u32> = self.interfaces.keys().copied().collect();
-        for index in indices {
-            let Some(interface) = self.interfaces.get_mut(&index) else {
-                continue;
-            };
-            interface.managed = self.settings.manages_interface(&interface.name);
-            let obstacles: Vec<_> = interface
-                .peers
-                .keys()
-                .map(|key| (*key, interface.obstacle(key, &self.settings)))
-                .collect();
-            let name = interface.name.clone();
-            self.changed(Change::Interface(name));
-            self.regather_interface(index, now);
-            for (key, obstacle) in obstacles {
-                let id = PeerId {
-                    interface: index,
-                    key,
-                };
-                self.with_peer(id, now, |peer, cx| {
-                    peer.show_again();
-                    peer.manage(obstacle, cx);
-                });
-            }
-        }
-    }
-
     fn backend(&mut self, up: bool, now: Now) {
         if std::mem::replace(&mut self.backend_up, up) != up {
             self.each_peer(now, |peer, cx| peer.backend_changed(cx));
@@ -403,7 +253,6 @@ impl Mesh {
         let Some(interface) = self.interfaces.get_mut(&index) else {
             return;
         };
-        let finished = interface.gather.is_finished();
         let fwmark = interface.fwmark;
         for request in interface
             .gather
@@ -416,33 +265,19 @@ impl Mesh {
                 payload: request.payload,
             }));
         }
-        if finished == interface.gather.is_finished() {
-            let next = interface.gather.poll_timeout();
-            self.alarms.set(Alarm::Gather(index), next);
-        }
         self.gathered(index, now);
     }
 
     fn gathered(&mut self, index: u32, now: Now) {
-        if let Some(interface) = self.interfaces.get_mut(&index) {
-            interface.refresh();
-            let next = interface.gather.poll_timeout();
-            self.alarms.set(Alarm::Gather(index), next);
-        }
-        self.each_peer_of(index, now, |peer, cx| peer.gathered(cx));
-    }
-
-    fn schedule_dump(&mut self, index: u32, now: Now, dumped: bool) {
         let Some(interface) = self.interfaces.get_mut(&index) else {
             return;
         };
-        let unsettled = interface.peers.values().any(Peer::is_unsettled);
-        let pause = if unsettled { DUMP_FAST } else { DUMP_SLOW };
-        let at = now.instant + pause;
-        if dumped || at < interface.dump_at {
-            interface.dump_at = at;
+        let changed = interface.refresh();
+        let next = interface.gather.poll_timeout();
+        self.alarms.set(Alarm::Gather(index), next);
+        if changed {
+            self.each_peer_of(index, now, |peer, cx| peer.gathered(cx));
         }
-        self.alarms.set(Alarm::Dump(index), Some(interface.dump_at));
     }
 
     fn each_peer(&mut self, now: Now, mut act: impl FnMut(&mut Peer, &mut Context<'_>)) {
@@ -494,7 +329,7 @@ impl Mesh {
             fwmark: interface.fwmark,
             candidates: &interface.candidates,
             locals: &interface.locals,
-            end_of_candidates: interface.gather.is_finished(),
+            end_of_candidates: interface.end_of_candidates,
             name: self.settings.peer_name(&id.key),
             allow_loopback: self.settings.allow_loopback,
             backend_up: self.backend_up,

@@ -4,7 +4,8 @@ use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
-use super::peer::{Obstacle, Peer};
+use super::context::Obstacle;
+use super::peer::Peer;
 use crate::candidate::Candidate;
 use crate::device::Device;
 use crate::gather::Gather;
@@ -26,6 +27,7 @@ pub(super) struct Interface {
     pub(super) gather: Gather,
     pub(super) candidates: Vec<Candidate>,
     pub(super) locals: Vec<LocalCandidate>,
+    pub(super) end_of_candidates: bool,
     pub(super) peers: BTreeMap<PublicKey, Peer>,
     /// How many peers may yet be told of our server-reflexive addresses.
     pub(super) needing: usize,
@@ -33,7 +35,9 @@ pub(super) struct Interface {
 }
 
 /// Between dumps while a peer is about to change; the kernel announces nothing about peers.
-pub(super) const DUMP_FAST: Duration = Duration::from_millis(100);
+const DUMP_FAST: Duration = Duration::from_millis(100);
+/// More per peer of the interface: among a thousand somebody is always about to change, and a dump carries them all.
+const DUMP_PER_PEER: Duration = Duration::from_millis(1);
 /// Between dumps of an interface on which nothing is about to change.
 pub(super) const DUMP_SLOW: Duration = Duration::from_secs(3);
 
@@ -49,6 +53,7 @@ impl Interface {
             gather: Gather::default(),
             candidates: Vec::new(),
             locals: Vec::new(),
+            end_of_candidates: true,
             peers: BTreeMap::new(),
             needing: 0,
             dump_at: now + DUMP_SLOW,
@@ -99,13 +104,26 @@ impl Interface {
         };
         self.gather
             .set(&bases, servers, settings.candidates.host, now);
-        self.refresh();
     }
 
-    /// Reads the candidates anew.
-    pub(super) fn refresh(&mut self) {
-        self.candidates = self.gather.candidates();
-        self.locals = self.gather.locals();
+    /// Reads the candidates anew; tells whether anything about them is different.
+    pub(super) fn refresh(&mut self) -> bool {
+        let candidates = self.gather.candidates();
+        let locals = self.gather.locals();
+        let finished = self.gather.is_finished();
+        let changed = candidates != self.candidates
+            || locals != self.locals
+            || finished != self.end_of_candidates;
+        self.candidates = candidates;
+        self.locals = locals;
+        self.end_of_candidates = finished;
+        changed
+    }
+
+    /// Between dumps while a peer is about to change.
+    pub(super) fn dump_fast(&self) -> Duration {
+        let peers = u32::try_from(self.peers.len()).unwrap_or(u32::MAX);
+        (DUMP_FAST + DUMP_PER_PEER.saturating_mul(peers)).min(DUMP_SLOW)
     }
 
     /// What is in the way of a peer's negotiation.

@@ -1,24 +1,25 @@
 //! One peer of one interface: its session, its checks, its path, and what the agent shows of it.
 
-use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
-use rand::{Rng, RngExt};
-use tracing::{debug, info, warn};
+use rand::Rng;
+use tracing::{debug, warn};
 
-use super::routes::{PeerId, Routes};
-use crate::backoff::Backoff;
-use crate::candidate::{Candidate, Kind};
+use super::context::{Context, Obstacle};
+use super::negotiation::Negotiation;
+use super::routes::PeerId;
 use crate::device;
-use crate::ice::{Ice, IceEvent, LocalCandidate};
-use crate::io::{Change, Now, Output, Packet, Transmit};
-use crate::key::PrivateKey;
+use crate::ice::Ice;
+use crate::io::{Now, Output};
 use crate::mailbox::Sealed;
 use crate::offer::{Offer, Rejection, Role};
-use crate::path::{Path, Verdict};
+use crate::path::Verdict;
 use crate::seal::PairSecrets;
-use crate::session::{Random, Reaction, Session};
-use crate::status::{CandidateStatus, PathKind, PeerStatus, Reason, State};
+use crate::session::{Reaction, Session};
+use crate::status::{PathKind, Reason, State};
+
+mod checks;
+mod shown;
 
 /// A peer as the mesh keeps it.
 #[derive(Debug)]
@@ -39,58 +40,6 @@ pub(super) struct Peer {
 
 /// After a message that was refused, the next ones are only counted for this long (protocol §2).
 const WARNING_INTERVAL: Duration = Duration::from_secs(60);
-/// WireGuard answers data within KEEPALIVE_TIMEOUT (10 s), so twice that without a packet is silence.
-const ALIVE: Duration = Duration::from_secs(20);
-
-/// What the agent does for a managed peer.
-#[derive(Debug)]
-struct Negotiation {
-    secrets: PairSecrets,
-    session: Session,
-    /// Checks of the present session; none before it is paired.
-    ice: Option<Ice>,
-    remotes: Vec<Candidate>,
-    /// Checks of the session before, whose pair carries packets until the present one has nominated another.
-    carrying: Option<Ice>,
-    path: Path,
-    give_up: Option<Instant>,
-    retry: Backoff,
-    retry_at: Option<Instant>,
-}
-
-/// Checks that nominated nothing for this long have failed: by then `is` has retransmitted each of them nine times.
-const GIVE_UP: Duration = Duration::from_secs(15);
-/// Sessions after a failure.
-const RETRY_FIRST: Duration = Duration::from_secs(10);
-const RETRY_LAST: Duration = Duration::from_secs(300);
-
-/// What a peer needs of its surroundings while it acts.
-pub(super) struct Context<'a> {
-    pub(super) now: Now,
-    pub(super) random: &'a mut Random,
-    pub(super) outputs: &'a mut VecDeque<Output>,
-    pub(super) routes: &'a mut Routes,
-    pub(super) interface: &'a str,
-    pub(super) key: Option<&'a PrivateKey>,
-    pub(super) fwmark: u32,
-    pub(super) candidates: &'a [Candidate],
-    pub(super) locals: &'a [LocalCandidate],
-    pub(super) end_of_candidates: bool,
-    pub(super) name: &'a str,
-    pub(super) allow_loopback: bool,
-    pub(super) backend_up: bool,
-}
-
-/// Why a peer is not negotiated with.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Obstacle {
-    /// The configuration says so.
-    Unmanaged,
-    /// The interface has no private key.
-    NoPrivateKey,
-    /// The interface has no port.
-    NoListenPort,
-}
 
 impl Peer {
     pub(super) fn new(id: PeerId, kernel: device::Peer, now: Now) -> Self {
@@ -151,17 +100,7 @@ impl Peer {
             cx.now.unix,
             cx.random,
         );
-        self.negotiation = Some(Box::new(Negotiation {
-            secrets,
-            session,
-            ice: None,
-            remotes: Vec::new(),
-            carrying: None,
-            path: Path::default(),
-            give_up: None,
-            retry: Backoff::new(RETRY_FIRST, RETRY_LAST),
-            retry_at: None,
-        }));
+        self.negotiation = Some(Box::new(Negotiation::new(secrets, session)));
         self.wait(Reason::NoOffer, cx);
     }
 
@@ -193,12 +132,19 @@ impl Peer {
             self.kernel = kernel.clone();
             self.dirty = true;
         }
-        if let Some(negotiation) = &mut self.negotiation
-            && let Verdict::Set(endpoint) = negotiation.path.compare(kernel, cx.now.instant)
-        {
-            debug!(interface = cx.interface, peer = %self.id.key, %endpoint, "puts the endpoint back");
-            self.set_endpoint(endpoint, cx);
+        let alive = self.is_alive(cx.now.instant);
+        if let Some(negotiation) = &mut self.negotiation {
+            if negotiation.selected().is_none() && !alive {
+                // Nothing speaks for that endpoint any more; who sets another one knows better.
+                negotiation.path.release();
+            }
+            if let Verdict::Set(endpoint) = negotiation.path.compare(kernel, cx.now.instant) {
+                debug!(interface = cx.interface, peer = %self.id.key, %endpoint, "puts the endpoint back");
+                self.set_endpoint(endpoint, cx);
+            }
         }
+        // Silence changes what is shown though nothing else happens.
+        self.dirty |= self.path(cx.now.instant) != self.shown_path;
     }
 
     /// Takes the candidates of the interface as they are now.
@@ -282,16 +228,6 @@ impl Peer {
             }
         }
         Ok(())
-    }
-
-    /// Takes a STUN packet that is addressed to this peer's session.
-    pub(super) fn packet(&mut self, packet: &Packet, now: Instant) {
-        if let Some(negotiation) = &mut self.negotiation {
-            let _ = [&mut negotiation.ice, &mut negotiation.carrying]
-                .into_iter()
-                .flatten()
-                .any(|ice| ice.handle_packet(packet, now));
-        }
     }
 
     /// Starts a new session beside the path that is in use.
@@ -386,270 +322,12 @@ impl Peer {
         self.negotiation.is_some() && self.state != State::Connected
     }
 
-    /// The peer as it is shown.
-    pub(super) fn status(&self, name: String, now: Instant) -> PeerStatus {
-        let pair = self.negotiation.as_ref().and_then(|it| it.selected());
-        PeerStatus {
-            public_key: self.id.key,
-            name,
-            state: self.state,
-            reason: self.reason,
-            path: self.path(now),
-            endpoint: self.kernel.endpoint,
-            local_candidate: pair.map(|(local, _, _)| local),
-            remote_candidate: pair.map(|(_, remote, _)| remote),
-            round_trip_time: pair.and_then(|(_, _, time)| time),
-            latest_handshake: self.kernel.latest_handshake,
-            rx_bytes: self.kernel.rx_bytes,
-            tx_bytes: self.kernel.tx_bytes,
-            since: self.since,
-            restarts: self.restarts,
-        }
-    }
-
-    fn path(&self, now: Instant) -> PathKind {
-        let Some(negotiation) = &self.negotiation else {
-            return PathKind::None;
-        };
-        match negotiation.selected() {
-            Some((_, remote, _)) if remote.kind == Kind::Relay => PathKind::Relay,
-            Some(_) => PathKind::Direct,
-            None if negotiation.path.wanted().is_some() && self.is_alive(now) => PathKind::Direct,
-            None => PathKind::None,
-        }
-    }
-
-    fn is_alive(&self, now: Instant) -> bool {
-        self.alive.is_some_and(|at| now < at + ALIVE)
-    }
-
-    fn timers(&mut self, cx: &mut Context<'_>) {
-        let now = cx.now.instant;
-        let Some(negotiation) = &mut self.negotiation else {
-            return;
-        };
-        for ice in [&mut negotiation.ice, &mut negotiation.carrying]
-            .into_iter()
-            .flatten()
-        {
-            if ice.poll_timeout().is_none_or(|at| at <= now) {
-                ice.handle_timeout(now);
-            }
-        }
-        if negotiation.give_up.is_some_and(|at| at <= now) {
-            negotiation.give_up = None;
-            negotiation.retry_at = Some(now + negotiation.retry.next_delay(cx.random));
-            self.enter(State::Failed, Reason::NoPairWorks, cx);
-        } else if negotiation.retry_at.is_some_and(|at| at <= now) {
-            self.restart(Reason::NoPairWorks, cx);
-        }
-    }
-
-    fn react(&mut self, event: IceEvent, present: bool, cx: &mut Context<'_>) {
-        let Some(negotiation) = &mut self.negotiation else {
-            return;
-        };
-        match event {
-            IceEvent::Transmit {
-                source,
-                destination,
-                payload,
-            } => {
-                cx.routes.sent(&payload, self.id, cx.now.instant);
-                cx.outputs.push_back(Output::Transmit(Transmit {
-                    source,
-                    destination,
-                    fwmark: cx.fwmark,
-                    payload,
-                }));
-            }
-            IceEvent::Selected(pair) => {
-                if present {
-                    negotiation.give_up = None;
-                    negotiation.retry_at = None;
-                    negotiation.retry.reset();
-                    negotiation.drop_carrying(cx);
-                }
-                let controlling = negotiation.session.role() == Role::Controlling;
-                let verdict = negotiation.path.want(
-                    pair.remote.address,
-                    &self.kernel,
-                    controlling,
-                    cx.now.instant,
-                );
-                self.dirty = true;
-                if let Verdict::Set(endpoint) = verdict {
-                    self.set_endpoint(endpoint, cx);
-                }
-                if present {
-                    if self.state != State::Connected {
-                        info!(interface = cx.interface, peer = %self.id.key, name = cx.name,
-                            "connected: {} {} to {} {}", pair.local.kind.as_str(), pair.local.address,
-                            pair.remote.kind.as_str(), pair.remote.address);
-                    }
-                    self.enter(State::Connected, Reason::PairNominated, cx);
-                }
-            }
-            IceEvent::Disconnected if !present => negotiation.drop_carrying(cx),
-            IceEvent::Disconnected if self.state == State::Connected => {
-                let reason = if self.is_alive(cx.now.instant) {
-                    Reason::KernelAlive
-                } else {
-                    Reason::ConsentLost
-                };
-                info!(interface = cx.interface, peer = %self.id.key, name = cx.name,
-                    "the pair stopped answering; negotiates anew");
-                self.restart(reason, cx);
-            }
-            // Nothing was nominated yet: more candidates may come, and `give_up` ends the wait.
-            IceEvent::Disconnected => {}
-        }
-    }
-
-    /// Starts checks with the session that ours is paired with now.
-    fn check(&mut self, offer: &Offer, cx: &mut Context<'_>) {
-        let Some(negotiation) = &mut self.negotiation else {
-            return;
-        };
-        negotiation.retire(cx);
-        let mut ice = Ice::new(
-            negotiation.session.credentials(),
-            negotiation.session.role(),
-            cx.random.random(),
-        );
-        cx.routes.add_ufrag(ice.ufrag(), self.id);
-        ice.set_locals(cx.locals);
-        ice.set_remote(&offer.credentials);
-        ice.set_remotes(&offer.candidates);
-        ice.handle_timeout(cx.now.instant);
-        negotiation.ice = Some(ice);
-        negotiation.remotes = offer.candidates.clone();
-        negotiation.retry_at = None;
-        negotiation.give_up = Some(cx.now.instant + GIVE_UP);
-        let known = !cx.candidates.is_empty() && !offer.candidates.is_empty();
-        let state = if known {
-            State::Checking
-        } else {
-            State::Gathering
-        };
-        self.enter(state, Reason::OfferReceived, cx);
-    }
-
     fn wait(&mut self, reason: Reason, cx: &Context<'_>) {
         let reason = match reason {
             Reason::NoOffer if !cx.backend_up => Reason::NoBackend,
             other => other,
         };
         self.enter(State::Waiting, reason, cx);
-    }
-
-    fn set_endpoint(&mut self, endpoint: std::net::SocketAddr, cx: &mut Context<'_>) {
-        cx.outputs.push_back(Output::SetEndpoint {
-            interface: cx.interface.to_owned(),
-            peer: self.id.key,
-            endpoint,
-        });
-    }
-
-    fn enter(&mut self, state: State, reason: Reason, cx: &Context<'_>) {
-        if (state, reason) == (self.state, self.reason) {
-            return;
-        }
-        self.dirty = true;
-        self.reason = reason;
-        if state != self.state {
-            self.transitions.push((self.state, state, reason));
-            self.state = state;
-            self.since = cx.now.unix;
-        }
-    }
-
-    fn report(&mut self, cx: &mut Context<'_>) {
-        if !std::mem::take(&mut self.dirty) {
-            return;
-        }
-        let interface = || cx.interface.to_owned();
-        let peer = self.id.key;
-        let new = self.path(cx.now.instant);
-        let old = std::mem::replace(&mut self.shown_path, new);
-        cx.outputs.push_back(Output::Changed(Change::Peer {
-            interface: interface(),
-            peer,
-        }));
-        for (old, new, reason) in self.transitions.drain(..) {
-            cx.outputs.push_back(Output::Changed(Change::State {
-                interface: interface(),
-                peer,
-                old,
-                new,
-                reason,
-            }));
-        }
-        if old != new {
-            cx.outputs.push_back(Output::Changed(Change::Path {
-                interface: interface(),
-                peer,
-                old,
-                new,
-            }));
-        }
-    }
-}
-
-impl Negotiation {
-    /// The next event, and whether it is of the present session.
-    fn poll(&mut self) -> Option<(IceEvent, bool)> {
-        if let Some(event) = self.ice.as_mut().and_then(Ice::poll) {
-            return Some((event, true));
-        }
-        self.carrying
-            .as_mut()
-            .and_then(Ice::poll)
-            .map(|event| (event, false))
-    }
-
-    /// Ends the present checks; a pair that they selected goes on carrying packets (make before break).
-    fn retire(&mut self, cx: &mut Context<'_>) {
-        self.give_up = None;
-        self.retry_at = None;
-        self.remotes.clear();
-        let Some(ice) = self.ice.take() else {
-            return;
-        };
-        if ice.selected_pair().is_some() {
-            self.drop_carrying(cx);
-            self.carrying = Some(ice);
-        } else {
-            self.forget(ice.ufrag(), cx);
-        }
-    }
-
-    fn drop_carrying(&mut self, cx: &mut Context<'_>) {
-        if let Some(ice) = self.carrying.take() {
-            self.forget(ice.ufrag(), cx);
-        }
-    }
-
-    /// Ends the route of a fragment, unless other checks go by the same: a session may be paired anew.
-    fn forget(&self, ufrag: &str, cx: &mut Context<'_>) {
-        let in_use = [&self.ice, &self.carrying]
-            .into_iter()
-            .flatten()
-            .any(|ice| ice.ufrag() == ufrag);
-        if !in_use {
-            cx.routes.remove_ufrag(ufrag);
-        }
-    }
-
-    /// Both ends and the round-trip time of the pair that carries packets.
-    fn selected(&self) -> Option<(CandidateStatus, CandidateStatus, Option<Duration>)> {
-        [&self.ice, &self.carrying]
-            .into_iter()
-            .flatten()
-            .find_map(|ice| {
-                let pair = ice.selected_pair()?;
-                Some((pair.local, pair.remote, ice.round_trip_time()))
-            })
     }
 }
 

@@ -19,12 +19,15 @@ use wice_core::key::{PrivateKey, PublicKey};
 use wice_core::mailbox::{Mailbox, Sealed};
 use wice_core::mesh::Mesh;
 use wice_core::settings::Settings;
-use wice_core::status::{PeerStatus, Reason, State};
+use wice_core::status::{PathKind, PeerStatus, Reason, State};
 
 /// One-way delay between any two hosts, and of the signalling.
 pub const DELAY: Duration = Duration::from_millis(10);
 
 pub const STUN_SERVER: &str = "203.0.113.1:3478";
+
+/// Whatever listens here is a STUN server.
+const STUN_PORT: u16 = 3478;
 
 /// One machine: a mesh, its kernel's WireGuard and the NAT in front of it.
 pub struct Host {
@@ -36,6 +39,12 @@ pub struct Host {
     pub states: Vec<(State, Reason)>,
     pub endpoints_set: Vec<SocketAddr>,
     pub nudges: usize,
+    /// Every way that packets were shown to travel.
+    pub paths: Vec<PathKind>,
+    /// Every address that a packet left from.
+    pub sources: BTreeSet<SocketAddr>,
+    pub transmitted: usize,
+    pub wake_ups: usize,
     pub running: bool,
     pub clock_offset: i64,
     subscriptions: BTreeSet<Mailbox>,
@@ -94,6 +103,10 @@ pub struct World {
     pub hosts: Vec<Host>,
     pub weather: Weather,
     pub published: usize,
+    /// The network between the hosts is down.
+    pub cut: bool,
+    /// STUN servers that answer nobody.
+    pub silent: BTreeSet<SocketAddr>,
     /// Every sealed message that was ever left, for replays.
     pub archive: Vec<(Mailbox, Sealed)>,
     mailboxes: BTreeMap<Mailbox, Sealed>,
@@ -112,6 +125,8 @@ impl World {
             hosts: Vec::new(),
             weather: Weather::default(),
             published: 0,
+            cut: false,
+            silent: BTreeSet::new(),
             archive: Vec::new(),
             mailboxes: BTreeMap::new(),
             events: BTreeMap::new(),
@@ -143,6 +158,10 @@ impl World {
                 states: Vec::new(),
                 endpoints_set: Vec::new(),
                 nudges: 0,
+                paths: Vec::new(),
+                sources: BTreeSet::new(),
+                transmitted: 0,
+                wake_ups: 0,
                 running: false,
                 clock_offset: 0,
                 subscriptions: BTreeSet::new(),
@@ -219,6 +238,7 @@ impl World {
                     .poll_timeout()
                     .is_some_and(|at| at <= self.now)
                 {
+                    self.hosts[host].wake_ups += 1;
                     self.input(host, Input::Timeout);
                 }
             }
@@ -306,6 +326,8 @@ impl World {
                     self.hosts[host].subscriptions.remove(&mailbox);
                 }
                 Output::Transmit(transmit) => {
+                    self.hosts[host].transmitted += 1;
+                    self.hosts[host].sources.insert(transmit.source);
                     self.send(
                         host,
                         transmit.source,
@@ -328,6 +350,7 @@ impl World {
                 Output::Changed(Change::State { new, reason, .. }) => {
                     self.hosts[host].states.push((new, reason));
                 }
+                Output::Changed(Change::Path { new, .. }) => self.hosts[host].paths.push(new),
                 Output::Changed(_) => {}
             }
         }
@@ -353,7 +376,10 @@ impl World {
     }
 
     fn send(&mut self, host: usize, source: SocketAddr, destination: SocketAddr, payload: Vec<u8>) {
-        if destination == STUN_SERVER.parse().expect("an address") {
+        if destination.port() == STUN_PORT {
+            if self.silent.contains(&destination) {
+                return;
+            }
             let mapped = match &mut self.hosts[host].nat {
                 Some(nat) => nat.outbound(source, destination),
                 None => source,
@@ -388,7 +414,7 @@ impl World {
         source: SocketAddr,
         destination: SocketAddr,
     ) -> Option<(usize, SocketAddr, SocketAddr)> {
-        if source.ip() != self.hosts[host].address {
+        if self.cut || source.ip() != self.hosts[host].address {
             return None;
         }
         let seen = match &mut self.hosts[host].nat {

@@ -1,0 +1,40 @@
+//! What a peer is given while it acts: the present, its interface and the places where its wishes go.
+//!
+//! Holds no state of its own.
+
+use std::collections::VecDeque;
+
+use super::routes::Routes;
+use crate::candidate::Candidate;
+use crate::ice::LocalCandidate;
+use crate::io::{Now, Output};
+use crate::key::PrivateKey;
+use crate::session::Random;
+
+/// What a peer needs of its surroundings while it acts.
+pub(super) struct Context<'a> {
+    pub(super) now: Now,
+    pub(super) random: &'a mut Random,
+    pub(super) outputs: &'a mut VecDeque<Output>,
+    pub(super) routes: &'a mut Routes,
+    pub(super) interface: &'a str,
+    pub(super) key: Option<&'a PrivateKey>,
+    pub(super) fwmark: u32,
+    pub(super) candidates: &'a [Candidate],
+    pub(super) locals: &'a [LocalCandidate],
+    pub(super) end_of_candidates: bool,
+    pub(super) name: &'a str,
+    pub(super) allow_loopback: bool,
+    pub(super) backend_up: bool,
+}
+
+/// Why a peer is not negotiated with.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Obstacle {
+    /// The configuration says so.
+    Unmanaged,
+    /// The interface has no private key.
+    NoPrivateKey,
+    /// The interface has no port.
+    NoListenPort,
+}

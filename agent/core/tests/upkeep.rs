@@ -1,0 +1,215 @@
+//! What becomes of a path that once worked, in virtual time.
+
+mod common;
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use common::{STUN_SERVER, World, device, key};
+use wice_core::io::{Input, LocalAddress};
+use wice_core::status::{PathKind, Reason, State};
+
+const MINUTE: Duration = Duration::from_secs(60);
+
+/// A tunnel that has been up for a while.
+fn tunnel() -> World {
+    let mut world = World::new(1, true);
+    world.boot(0);
+    world.boot(1);
+    assert!(world.run_until(MINUTE, World::connected), "no path");
+    world.run(MINUTE);
+    world
+}
+
+fn local(link: &str, address: &str) -> LocalAddress {
+    LocalAddress {
+        link: link.into(),
+        address: address.parse().expect("an address"),
+        deprecated: false,
+    }
+}
+
+#[test]
+fn a_path_that_died_is_not_shown_as_direct_for_ever() {
+    let mut world = tunnel();
+    // Traffic until the very end: the kernel has just received something when the checks fail.
+    for _ in 0..14 {
+        for peer in world.hosts[0].device.peers.values_mut() {
+            peer.rx_bytes += 100;
+        }
+        world.crash(1);
+        world.run(Duration::from_secs(1));
+    }
+    world.run(2 * MINUTE);
+    assert_ne!(world.peer(0).state, State::Connected);
+    assert_eq!(world.peer(0).path, PathKind::None);
+    assert_eq!(
+        world.hosts[0].paths.last(),
+        Some(&PathKind::None),
+        "nobody was told"
+    );
+}
+
+#[test]
+fn an_endpoint_that_the_user_sets_after_the_other_agent_left_is_left_alone() {
+    let mut world = tunnel();
+    world.crash(1);
+    world.run(3 * MINUTE);
+    let own: SocketAddr = "203.0.113.50:51820".parse().expect("an address");
+    for peer in world.hosts[0].device.peers.values_mut() {
+        peer.endpoint = Some(own);
+    }
+    world.run(10 * MINUTE);
+    assert_eq!(world.endpoint(0), Some(own));
+}
+
+#[test]
+fn other_stun_servers_do_not_disturb_a_path_even_if_they_never_answer() {
+    let mut world = tunnel();
+    let restarts = (world.peer(0).restarts, world.peer(1).restarts);
+    let other: SocketAddr = "203.0.113.2:3478".parse().expect("an address");
+    world.silent.insert(other);
+    for _ in 0..3 {
+        for server in [other, STUN_SERVER.parse().expect("an address")] {
+            world.input(0, Input::StunServers(vec![server]));
+            let disturbed =
+                |world: &World| !world.connected() || world.peer(1).round_trip_time.is_none();
+            assert!(!world.run_until(MINUTE, disturbed), "with {server}");
+        }
+    }
+    assert_eq!((world.peer(0).restarts, world.peer(1).restarts), restarts);
+}
+
+#[test]
+fn a_machine_that_roams_to_and_fro_gets_a_new_path_each_time() {
+    let mut world = World::new(1, false);
+    world.boot(0);
+    world.boot(1);
+    assert!(world.run_until(MINUTE, World::connected));
+    for address in [
+        "198.51.100.7",
+        "198.51.100.2",
+        "198.51.100.7",
+        "198.51.100.2",
+    ] {
+        world.run(MINUTE);
+        world.hosts[1].address = address.parse().expect("an address");
+        world.input(1, Input::Addresses(vec![local("wlan0", address)]));
+        let there = SocketAddr::new(world.hosts[1].address, 51821);
+        let start = world.now;
+        assert!(world.run_until(MINUTE, |world| world.endpoint(0) == Some(there)));
+        let took = world.now - start;
+        assert!(took < Duration::from_secs(1), "{took:?} to {address}");
+    }
+}
+
+#[test]
+fn the_address_of_one_tunnel_is_no_candidate_for_another() {
+    let mut world = World::new(1, false);
+    let mut addresses = vec![
+        local("eth0", "198.51.100.1"),
+        local("wg1", "198.51.100.200"),
+    ];
+    world.boot(0);
+    world.input(0, Input::Addresses(addresses.clone()));
+    let mut second = device(&key(9), 51900, &[]);
+    second.name = "wg1".into();
+    second.index = 8;
+    world.input(0, Input::Device(second.clone()));
+    world.hosts[0].sources.clear();
+    world.boot(1);
+    assert!(world.run_until(MINUTE, World::connected));
+    world.run(Duration::from_secs(10));
+    let tunnel = addresses[1].address;
+    let inside = |source: &SocketAddr| source.ip() == tunnel;
+    assert!(
+        !world.hosts[0].sources.iter().any(inside),
+        "checks went through wg1"
+    );
+    // Renamed, it is a tunnel all the same.
+    second.name = "wg2".into();
+    addresses[1].link = "wg2".into();
+    world.input(0, Input::Addresses(addresses.clone()));
+    world.input(0, Input::Device(second));
+    world.hosts[0].sources.clear();
+    world.restart(0);
+    world.run(Duration::from_secs(10));
+    assert!(
+        !world.hosts[0].sources.iter().any(inside),
+        "checks went through wg2"
+    );
+}
+
+#[test]
+fn a_machine_without_any_address_for_a_while_comes_back() {
+    let mut world = tunnel();
+    world.cut = true;
+    world.input(1, Input::Addresses(vec![]));
+    world.run(5 * MINUTE);
+    world.cut = false;
+    world.input(1, Input::Addresses(vec![local("eth0", "192.168.2.2")]));
+    let start = world.now;
+    assert!(world.run_until(10 * MINUTE, World::connected));
+    let took = world.now - start;
+    assert!(took < Duration::from_secs(5), "{took:?}");
+}
+
+#[test]
+fn a_dead_path_is_noticed_within_twelve_seconds_and_made_anew_when_the_network_is_back() {
+    let mut world = tunnel();
+    for offset in [0, 1_100, 2_300, 3_700, 4_900] {
+        world.run(Duration::from_millis(offset));
+        world.cut = true;
+        let cut = world.now;
+        let lost = |world: &World| world.peer(0).state != State::Connected;
+        assert!(world.run_until(MINUTE, lost));
+        let took = world.now - cut;
+        assert!(took < Duration::from_secs(12), "{took:?}");
+        assert!(
+            took > Duration::from_secs(5),
+            "a short gap must not end a path: {took:?}"
+        );
+        assert_eq!(world.peer(0).reason, Reason::ConsentLost);
+        world.run(Duration::from_secs(20));
+        world.cut = false;
+        assert!(world.run_until(6 * MINUTE, World::connected));
+        world.run(MINUTE);
+    }
+}
+
+#[test]
+fn a_gap_of_five_seconds_is_no_reason_to_negotiate_anew() {
+    let mut world = tunnel();
+    let restarts = world.peer(0).restarts;
+    for pause in [0, 700, 1_900, 3_100, 4_300] {
+        world.run(Duration::from_millis(pause));
+        world.cut = true;
+        world.run(Duration::from_secs(5));
+        world.cut = false;
+        world.run(MINUTE);
+        assert!(world.connected());
+    }
+    assert_eq!(world.peer(0).restarts, restarts);
+}
+
+#[test]
+fn a_settled_pair_costs_few_packets_and_wake_ups() {
+    let mut world = tunnel();
+    world.run(MINUTE);
+    let before: Vec<_> = (world.hosts.iter())
+        .map(|host| (host.transmitted, host.wake_ups))
+        .collect();
+    let published = world.published;
+    world.run(10 * MINUTE);
+    assert_eq!(world.published, published);
+    for (host, (transmitted, wake_ups)) in world.hosts.iter().zip(before) {
+        let (packets, wakes) = (
+            (host.transmitted - transmitted) / 10,
+            (host.wake_ups - wake_ups) / 10,
+        );
+        println!("{packets} packets and {wakes} wake-ups a minute");
+        // A check and an answer every five seconds; a dump every three for the whole interface.
+        assert!(packets <= 26, "{packets} packets a minute");
+        assert!(wakes <= 12 + 20 + 2, "{wakes} wake-ups a minute");
+    }
+}
