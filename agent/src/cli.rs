@@ -20,6 +20,10 @@ pub(crate) struct Cli {
     #[arg(long)]
     pub(crate) check: bool,
 
+    /// Print the manual page as roff, and exit
+    #[arg(long, hide = true)]
+    pub(crate) generate_man: bool,
+
     /// Log from this level on
     #[arg(long, value_enum, default_value_t = Level::Info, value_name = "LEVEL")]
     pub(crate) log_level: Level,

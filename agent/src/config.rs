@@ -193,6 +193,11 @@ fn backend(text: &str) -> Result<Url, ConfigError> {
             SCHEMES.join(", ")
         )));
     }
+    if !url.username().is_empty() || url.password().is_some() {
+        return Err(problem(
+            "a user name or password would show wherever the URL shows; put a token into token-file".into(),
+        ));
+    }
     if url.host().is_none() {
         return Err(problem("the URL names no host".into()));
     }

@@ -1,26 +1,31 @@
 //! Turns the core: feeds it what happens and does what it wants.
 //!
-//! Decides nothing about a peer; an interface or a server that does not answer is asked less often, and the rest goes on.
+//! Decides nothing about a peer, and waits for nobody: whatever may take long happens beside the loop.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
 use tokio::sync::mpsc;
 use tracing::{debug, error, info, warn};
-use wice_core::io::{Change, Input, LocalAddress, Now, Output};
+use wice_core::io::{Input, LocalAddress, Now, Output};
 use wice_core::mesh::Mesh;
 
-use crate::config::{Config, ConfigError};
+use crate::config::Config;
 use crate::dbus::{self, Command};
 use crate::kernel::Kernel;
-use crate::net::{self, StunPort};
+use crate::logging::causes;
+use crate::net::StunPort;
 use crate::signaling::{self, BackendConfig, BackendState, Signaling};
 use crate::systemd;
 
+mod errands;
 mod resolve;
+mod show;
 mod signals;
 
+use errands::{Errands, News};
 use resolve::Resolver;
 use signals::{Signal, Signals};
 
@@ -28,42 +33,51 @@ use signals::{Signal, Signals};
 pub(crate) struct Driver {
     path: Option<PathBuf>,
     mesh: Mesh,
-    kernel: Kernel,
+    kernel: Arc<Kernel>,
+    errands: Errands,
     stun: StunPort,
     signaling: Signaling,
     bus: dbus::Service,
     resolver: Resolver,
     events: mpsc::Receiver<signaling::Event>,
     commands: mpsc::Receiver<Command>,
+    signals: Signals,
+    /// The WireGuard interfaces that are present, by index.
     names: BTreeMap<u32, String>,
     addresses: Option<Vec<LocalAddress>>,
+    /// What the STUN sockets listen to, and what they last refused to.
     ports: BTreeSet<u16>,
-    resting: BTreeMap<String, Instant>,
-    reachable: BTreeSet<String>,
+    refused: Option<BTreeSet<u16>>,
+    /// Whether any backend is connected, as the core was told.
+    reachable: bool,
+    /// When the service manager last heard of us.
+    reported: Instant,
 }
 
-/// An interface whose dump failed is left alone for this long.
-const REST: Duration = Duration::from_secs(30);
+/// How long the first sight of the interfaces may delay the start; they are there at once, or one hangs.
+const FIRST_SIGHT: Duration = Duration::from_millis(500);
 /// Packets taken at a time, so that a flood of them does not keep everything else waiting.
 const BATCH: usize = 64;
 /// What a clean stop may spend on withdrawing mailboxes.
-const LEAVE: Duration = Duration::from_secs(3);
+const LEAVE: Duration = Duration::from_secs(2);
 
 impl Driver {
     /// Opens everything that the agent cannot do without; says what is missing.
     pub(crate) async fn start(path: Option<PathBuf>, config: Config) -> anyhow::Result<Self> {
+        // First, because a signal that nobody handles ends the process.
+        let signals = Signals::new()?;
         let (event_sender, events) = mpsc::channel(256);
         let (command_sender, commands) = mpsc::channel(16);
-        // First, so that its connections are made while the rest opens.
+        // Early, so that its connections are made while the rest opens.
         let signaling = Signaling::start(backends(&config), event_sender)?;
         let stun = StunPort::open()?;
         stun.self_test().await?;
-        let kernel = Kernel::open().await?;
+        let kernel = Arc::new(Kernel::open().await?);
         let bus = dbus::Service::start(command_sender, env!("CARGO_PKG_VERSION"));
         let mut seed = [0; 32];
         getrandom::fill(&mut seed)?;
         let mut resolver = Resolver::default();
-        resolver.resolve(config.stun_servers.clone());
+        resolver.resolve(&config.stun_servers);
         for warning in &config.warnings {
             warn!("{warning}");
         }
@@ -73,6 +87,7 @@ impl Driver {
         Ok(Self {
             path,
             mesh: Mesh::new(config.settings, seed),
+            errands: Errands::new(Arc::clone(&kernel)),
             kernel,
             stun,
             signaling,
@@ -80,29 +95,32 @@ impl Driver {
             resolver,
             events,
             commands,
+            signals,
             names: BTreeMap::new(),
             addresses: None,
             ports: BTreeSet::new(),
-            resting: BTreeMap::new(),
-            reachable: BTreeSet::new(),
+            refused: None,
+            reachable: false,
+            reported: Instant::now(),
         })
     }
 
     /// Serves until a signal asks to leave.
     pub(crate) async fn run(mut self) -> anyhow::Result<()> {
-        let mut signals = Signals::new()?;
         self.show_backends();
         self.addresses().await;
-        self.interfaces().await;
-        self.perform().await;
+        self.interfaces(true).await;
+        self.first_sight().await;
+        self.perform();
         systemd::ready();
         let watchdog = systemd::watchdog_interval();
         loop {
             let alarm = self.mesh.poll_timeout();
-            let watch = watchdog.map(|interval| Instant::now() + interval);
+            let watch = watchdog.map(|interval| self.reported + interval);
             let next = alarm.into_iter().chain(watch).min();
             tokio::select! {
-                signal = signals.next() => match signal {
+                signal = self.signals.next() => match signal {
+                    // What is wrong with it was logged.
                     Signal::Reload => { let _ = self.reload(); }
                     Signal::Leave => break,
                 },
@@ -122,9 +140,10 @@ impl Driver {
                         self.addresses().await;
                     }
                     if change.links() {
-                        self.interfaces().await;
+                        self.interfaces(true).await;
                     }
                 }
+                news = self.errands.next() => self.news(news).await,
                 servers = self.resolver.next() => self.input(Input::StunServers(servers)),
                 () = sleep_until(next) => {}
             }
@@ -135,15 +154,16 @@ impl Driver {
             {
                 self.input(Input::Timeout);
             }
-            self.perform().await;
-            if watchdog.is_some() {
+            self.perform();
+            if watchdog.is_some_and(|interval| self.reported.elapsed() >= interval) {
                 systemd::alive();
+                self.reported = Instant::now();
             }
         }
         systemd::stopping();
         info!("leaving; every endpoint stays as it is");
         self.input(Input::Stop);
-        self.perform().await;
+        self.perform();
         tokio::join!(self.signaling.leave(LEAVE), self.bus.stop());
         Ok(())
     }
@@ -157,22 +177,23 @@ impl Driver {
             signaling::Event::Message { mailbox, sealed } => {
                 self.input(Input::Message { mailbox, sealed });
             }
-            signaling::Event::Changed(status) => {
-                let was_up = !self.reachable.is_empty();
-                match status.state {
-                    BackendState::Connected => self.reachable.insert(status.url),
-                    BackendState::Connecting | BackendState::Failed => {
-                        self.reachable.remove(&status.url)
-                    }
-                };
-                match (was_up, !self.reachable.is_empty()) {
-                    (false, true) => self.input(Input::BackendUp),
-                    (true, false) => self.input(Input::BackendDown),
-                    _ => {}
-                }
-                self.show_backends();
-            }
+            signaling::Event::Changed(_) => self.backends_changed(),
         }
+    }
+
+    /// Tells the core when the first backend connects and when the last one is lost.
+    fn backends_changed(&mut self) {
+        let reachable = self
+            .signaling
+            .statuses()
+            .iter()
+            .any(|status| status.state == BackendState::Connected);
+        match (std::mem::replace(&mut self.reachable, reachable), reachable) {
+            (false, true) => self.input(Input::BackendUp),
+            (true, false) => self.input(Input::BackendDown),
+            _ => {}
+        }
+        self.show_backends();
     }
 
     fn command(&mut self, command: Command) {
@@ -190,64 +211,48 @@ impl Driver {
                 let _ = reply.send(known);
             }
             Command::Reload { reply } => {
-                let _ = reply.send(self.reload().map_err(|error| error.to_string()));
+                let _ = reply.send(self.reload());
             }
         }
     }
 
-    /// Reads the configuration again; one that is not valid changes nothing.
-    fn reload(&mut self) -> Result<(), ConfigError> {
+    /// Reads the configuration again; one that is not valid changes nothing, and is told what is wrong with.
+    fn reload(&mut self) -> Result<(), String> {
         systemd::reloading();
-        let result = Config::load(self.path.as_deref());
+        let result = self.reconfigure();
         match &result {
-            Ok(config) => {
-                for warning in &config.warnings {
-                    warn!("{warning}");
-                }
-                match self.signaling.reconfigure(backends(config)) {
-                    Ok(()) => {}
-                    Err(error) => error!("the backends stay as they were: {error}"),
-                }
-                let urls: BTreeSet<String> = self
-                    .signaling
-                    .statuses()
-                    .into_iter()
-                    .map(|status| status.url)
-                    .collect();
-                self.reachable.retain(|url| urls.contains(url));
-                self.resolver.resolve(config.stun_servers.clone());
-                self.input(Input::Settings(config.settings.clone()));
-                self.show_backends();
-                info!("the configuration was read again");
-            }
+            Ok(()) => info!("the configuration was read again"),
             Err(error) => error!("the configuration stays as it was: {error}"),
         }
         systemd::ready();
-        result.map(drop)
+        self.show_backends();
+        result
+    }
+
+    fn reconfigure(&mut self) -> Result<(), String> {
+        let config = Config::load(self.path.as_deref()).map_err(|error| causes(&error))?;
+        // Refuses before it changes anything.
+        self.signaling
+            .reconfigure(backends(&config))
+            .map_err(|error| causes(&error))?;
+        for warning in &config.warnings {
+            warn!("{warning}");
+        }
+        self.resolver.resolve(&config.stun_servers);
+        self.input(Input::Settings(config.settings));
+        self.backends_changed();
+        Ok(())
     }
 
     /// Does everything that the core wants.
-    async fn perform(&mut self) {
-        loop {
-            while let Some(output) = self.mesh.poll() {
-                self.output(output).await;
-            }
-            let ports = self.mesh.ports();
-            if ports != self.ports {
-                match self.stun.listen(&ports) {
-                    Ok(()) => self.ports = ports,
-                    Err(error) => {
-                        error!("{error}");
-                        return;
-                    }
-                }
-            } else {
-                return;
-            }
+    fn perform(&mut self) {
+        while let Some(output) = self.mesh.poll() {
+            self.output(output);
         }
+        self.listen();
     }
 
-    async fn output(&mut self, output: Output) {
+    fn output(&mut self, output: Output) {
         match output {
             Output::Publish { mailbox, sealed } => self.signaling.publish(mailbox, sealed),
             Output::Withdraw(mailbox) => self.signaling.withdraw(mailbox),
@@ -266,27 +271,28 @@ impl Driver {
                 interface,
                 peer,
                 endpoint,
-            } => match self.kernel.set_endpoint(&interface, &peer, endpoint).await {
-                Ok(()) => debug!(interface, %peer, %endpoint, "set the endpoint"),
-                Err(error) => {
-                    warn!(interface, %peer, %endpoint, "cannot set the endpoint: {error}");
-                }
-            },
-            Output::Nudge { interface, address } => {
-                if let Err(error) = net::nudge(&interface, address) {
-                    debug!(interface, %address, "cannot nudge the tunnel: {error}");
-                }
-            }
-            Output::Dump { interface } => self.dump(&interface).await,
+            } => self.errands.set_endpoint(&interface, peer, endpoint),
+            Output::Nudge { interface, address } => self.errands.nudge(&interface, address),
+            Output::Dump { interface } => self.errands.dump(&interface),
             Output::Changed(change) => self.show(change),
         }
     }
 
+    /// Lets STUN in on the ports that WireGuard uses now. A set that was refused is tried again when it changes.
     fn listen(&mut self) {
         let ports = self.mesh.ports();
+        if ports == self.ports || self.refused.as_ref() == Some(&ports) {
+            return;
+        }
         match self.stun.listen(&ports) {
-            Ok(()) => self.ports = ports,
-            Err(error) => error!("{error}"),
+            Ok(()) => {
+                self.ports = ports;
+                self.refused = None;
+            }
+            Err(error) => {
+                error!("{}", causes(&error));
+                self.refused = Some(ports);
+            }
         }
     }
 
@@ -296,124 +302,75 @@ impl Driver {
                 if let Some(known) = self.addresses.replace(addresses.clone()) {
                     let lost = known.iter().any(|old| !addresses.contains(old));
                     let gained = addresses.iter().any(|new| !known.contains(new));
-                    if lost || (gained && self.reachable.is_empty()) {
+                    if lost || (gained && !self.reachable) {
                         self.signaling.network_changed();
                     }
                 }
                 self.input(Input::Addresses(addresses));
             }
-            Err(error) => warn!("cannot list the addresses of this machine: {error}"),
+            Err(error) => warn!("{}", causes(&error)),
         }
     }
 
-    /// Follows appearing, renamed and vanished interfaces.
-    async fn interfaces(&mut self) {
+    /// Waits a moment for the interfaces, so that who is told that the agent is ready finds them.
+    async fn first_sight(&mut self) {
+        let deadline = tokio::time::sleep(FIRST_SIGHT);
+        tokio::pin!(deadline);
+        while self.errands.is_busy() {
+            tokio::select! {
+                news = self.errands.next() => self.news(news).await,
+                () = &mut deadline => return,
+            }
+        }
+    }
+
+    async fn news(&mut self, news: News) {
+        match news {
+            News::Device(device) if self.names.get(&device.index) == Some(&device.name) => {
+                self.input(Input::Device(device));
+            }
+            // It was renamed or replaced since.
+            News::Device(_) => self.interfaces(false).await,
+            // Perhaps it has another name now, which is no end: the list tells.
+            News::Gone(name) => {
+                self.interfaces(false).await;
+                if !self.is_present(&name) {
+                    self.errands.forget(&name);
+                }
+            }
+        }
+    }
+
+    /// Follows appearing, renamed and vanished interfaces; reads the new ones, or `all`.
+    async fn interfaces(&mut self, all: bool) {
         let present = match self.kernel.interfaces().await {
             Ok(present) => present,
-            Err(error) => return warn!("cannot list the WireGuard interfaces: {error}"),
+            Err(error) => return warn!("{}", causes(&error)),
         };
-        let names: BTreeMap<u32, String> = present
+        let names = present
             .into_iter()
             .map(|interface| (interface.index, interface.name))
             .collect();
-        let old = std::mem::replace(&mut self.names, names.clone());
-        for name in names.values() {
-            self.resting.remove(name);
-            self.dump(name).await;
+        let old = std::mem::replace(&mut self.names, names);
+        for (index, name) in &self.names {
+            if all || old.get(index) != Some(name) {
+                self.errands.dump(name);
+            }
         }
-        // Renamed ones were dumped under their new name before the old one is looked at.
         for (index, name) in old {
-            if !names.contains_key(&index) && !names.values().any(|present| *present == name) {
+            if self.is_present(&name) {
+                continue;
+            }
+            self.errands.forget(&name);
+            // Of a renamed one the dump under the new name tells the core.
+            if !self.names.contains_key(&index) {
                 self.input(Input::Gone(name));
             }
         }
     }
 
-    async fn dump(&mut self, interface: &str) {
-        let present = Instant::now();
-        if self
-            .resting
-            .get(interface)
-            .is_some_and(|until| *until > present)
-        {
-            return;
-        }
-        match self.kernel.dump(interface).await {
-            Ok(Some(device)) => {
-                self.resting.remove(interface);
-                self.input(Input::Device(device));
-            }
-            Ok(None) => self.input(Input::Gone(interface.to_owned())),
-            Err(error) => {
-                warn!(
-                    interface,
-                    "cannot read the interface, and leaves it alone for {REST:?}: {error}"
-                );
-                self.resting
-                    .insert(interface.to_owned(), Instant::now() + REST);
-            }
-        }
-    }
-
-    fn show(&self, change: Change) {
-        match change {
-            Change::Interface(name) => {
-                if let Some(status) = self.mesh.interface(&name) {
-                    self.bus.interface(status);
-                }
-            }
-            Change::InterfaceGone(name) => self.bus.interface_gone(&name),
-            Change::Peer { interface, peer } => {
-                if let Some(status) = self.mesh.peer(&interface, &peer, now()) {
-                    self.bus.peer(&interface, status);
-                }
-            }
-            Change::PeerGone { interface, peer } => self.bus.peer_gone(&interface, &peer),
-            Change::State {
-                interface,
-                peer,
-                old,
-                new,
-                reason,
-            } => self.bus.state_changed(&interface, &peer, new, old, reason),
-            Change::Path {
-                interface,
-                peer,
-                old,
-                new,
-            } => self.bus.path_changed(&interface, &peer, new, old),
-        }
-    }
-
-    fn show_backends(&self) {
-        let statuses = self.signaling.statuses();
-        let up = statuses
-            .iter()
-            .filter(|status| status.state == BackendState::Connected)
-            .count();
-        systemd::status(&format!(
-            "{up} of {} signalling backends connected",
-            statuses.len()
-        ));
-        let rows = statuses
-            .into_iter()
-            .map(|status| {
-                (
-                    status.url,
-                    shown(status.state).number(),
-                    status.error.unwrap_or_default(),
-                )
-            })
-            .collect();
-        self.bus.backends(rows);
-    }
-}
-
-const fn shown(state: BackendState) -> wice_bus::BackendState {
-    match state {
-        BackendState::Connecting => wice_bus::BackendState::Connecting,
-        BackendState::Connected => wice_bus::BackendState::Up,
-        BackendState::Failed => wice_bus::BackendState::Down,
+    fn is_present(&self, name: &str) -> bool {
+        self.names.values().any(|present| present == name)
     }
 }
 

@@ -64,6 +64,8 @@ pub(crate) enum LockError {
         "another wice-agent (process {0}) already serves this network namespace; stop it first, or talk to it with wicectl"
     )]
     Held(String),
-    #[error("cannot lock {0}: {1}; the agent must run as root or own /run/wice")]
+    #[error(
+        "cannot lock {0}: {1}; /run/wice must be writable: run the agent as root, or let its unit make the directory (RuntimeDirectory=wice)"
+    )]
     Io(PathBuf, #[source] std::io::Error),
 }

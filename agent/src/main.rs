@@ -3,9 +3,10 @@
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use clap::Parser;
+use clap::{CommandFactory, Parser};
 use tracing::error;
 
+mod capability;
 mod cli;
 mod config;
 mod dbus;
@@ -24,8 +25,26 @@ use lock::{Lock, LockError};
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
-    let exit = if cli.check { check(&cli) } else { serve(cli) };
+    let exit = if cli.generate_man {
+        manual()
+    } else if cli.check {
+        check(&cli)
+    } else {
+        serve(cli)
+    };
     ExitCode::from(exit as u8)
+}
+
+/// Prints the manual page, for those who install the agent.
+fn manual() -> Exit {
+    let page = clap_mangen::Man::new(Cli::command()).section("8");
+    match page.render(&mut std::io::stdout()) {
+        Ok(()) => Exit::Clean,
+        Err(error) => {
+            eprintln!("wice-agent: cannot print the manual page: {error}");
+            Exit::Failed
+        }
+    }
 }
 
 fn check(cli: &Cli) -> Exit {
@@ -57,6 +76,10 @@ fn serve(cli: Cli) -> Exit {
             return Exit::Configuration;
         }
     };
+    if let Err(error) = capability::check() {
+        error!("{error}");
+        return Exit::Failed;
+    }
     let _lock = match Lock::acquire() {
         Ok(lock) => lock,
         Err(error) => {
@@ -72,15 +95,18 @@ fn serve(cli: Cli) -> Exit {
     match run(cli.config, config) {
         Ok(()) => Exit::Clean,
         Err(error) => {
-            error!("{error:#}");
+            error!("{}", logging::causes(error.as_ref()));
             Exit::Failed
         }
     }
 }
 
 fn run(path: Option<PathBuf>, config: Config) -> anyhow::Result<()> {
-    tokio::runtime::Builder::new_current_thread()
+    let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
-        .build()?
-        .block_on(async { Driver::start(path, config).await?.run().await })
+        .build()?;
+    let outcome = runtime.block_on(async { Driver::start(path, config).await?.run().await });
+    // A name that is being looked up cannot be cancelled, and a dead resolver takes half a minute.
+    runtime.shutdown_background();
+    outcome
 }

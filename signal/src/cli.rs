@@ -57,6 +57,10 @@ pub(crate) struct Cli {
     #[arg(long, value_name = "LEVEL", default_value = "info")]
     pub(crate) log_level: LogLevel,
 
+    /// Print the manual page as roff, and exit.
+    #[arg(long, hide = true)]
+    pub(crate) generate_man: bool,
+
     #[command(flatten)]
     limits: LimitFlags,
 }

@@ -8,7 +8,7 @@ use std::net::SocketAddr;
 use std::process::ExitCode;
 
 use anyhow::Context;
-use clap::Parser;
+use clap::{CommandFactory, Parser};
 use nix::errno::Errno;
 use sd_notify::NotifyState;
 use tokio::signal::unix::{Signal, SignalKind, signal};
@@ -19,6 +19,9 @@ use crate::cli::Cli;
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
+    if cli.generate_man {
+        return manual();
+    }
     if let Err(error) = log::start(cli.log_level) {
         eprintln!("wice-signal: cannot log: {error}");
         return ExitCode::FAILURE;
@@ -27,6 +30,18 @@ fn main() -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             error!("{error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// Prints the manual page, for those who install the server.
+fn manual() -> ExitCode {
+    let page = clap_mangen::Man::new(Cli::command()).section("8");
+    match page.render(&mut std::io::stdout()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("wice-signal: cannot print the manual page: {error}");
             ExitCode::FAILURE
         }
     }

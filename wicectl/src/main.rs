@@ -26,6 +26,9 @@ struct Arguments {
     /// When to use colours; NO_COLOR in the environment turns `auto` off.
     #[arg(long, value_enum, default_value_t = When::Auto, global = true)]
     color: When,
+    /// Prints the manual page as roff.
+    #[arg(long, hide = true)]
+    generate_man: bool,
     #[command(subcommand)]
     action: Option<Action>,
 }
@@ -70,6 +73,10 @@ fn main() -> ExitCode {
 }
 
 async fn run(arguments: Arguments) -> Result<(), Failure> {
+    if arguments.generate_man {
+        let page = print::manual::page(&Arguments::command()).map_err(Failure::Output)?;
+        return print::out(&page);
+    }
     let style = Style::new(arguments.color);
     match arguments.action {
         None => cmd::status::run(cmd::status::Options::default(), style).await,

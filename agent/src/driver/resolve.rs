@@ -1,99 +1,154 @@
-//! Names of STUN servers, resolved beside everything else: a slow resolver delays nobody.
+//! Names of STUN servers, each resolved beside everything else: a slow resolver delays nobody.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
+use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
-use tokio::task::JoinHandle;
-use tracing::warn;
+use tokio::task::JoinSet;
+use tracing::{debug, info, warn};
 
 /// The servers' addresses as they were last found.
 #[derive(Default)]
 pub(super) struct Resolver {
-    servers: Vec<(String, u16)>,
-    task: Option<JoinHandle<Vec<SocketAddr>>>,
-    found: Option<Vec<SocketAddr>>,
+    servers: BTreeMap<Server, Known>,
+    lookups: JoinSet<(Server, io::Result<Vec<SocketAddr>>)>,
+    /// What was handed out last.
+    told: BTreeSet<SocketAddr>,
+}
+
+/// A server as the configuration names it.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+struct Server {
+    host: String,
+    port: u16,
+}
+
+#[derive(Default)]
+struct Known {
+    addresses: Vec<SocketAddr>,
+    /// Failures since it was last found.
     failures: u32,
 }
 
 /// Names are looked up again after this: a server may move.
 const AGAIN: Duration = Duration::from_secs(300);
-/// A first retry for names that no resolver knew, for example before the network was up.
+/// A first retry for a name that no resolver knew, for example before the network was up.
 const RETRY: Duration = Duration::from_secs(2);
+/// A resolver that takes longer counts as none.
+const PATIENCE: Duration = Duration::from_secs(10);
 
 impl Resolver {
-    /// Looks up these servers from now on.
-    pub(super) fn resolve(&mut self, servers: Vec<(String, u16)>) {
-        self.servers = servers;
-        self.failures = 0;
-        self.found = None;
-        self.look_up(Duration::ZERO);
+    /// Looks up these servers from now on, at once.
+    pub(super) fn resolve(&mut self, servers: &[(String, u16)]) {
+        let mut known = std::mem::take(&mut self.servers);
+        self.lookups = JoinSet::new();
+        for (host, port) in servers {
+            let server = Server {
+                host: host.clone(),
+                port: *port,
+            };
+            let before = known.remove(&server).unwrap_or_default();
+            self.servers.insert(server.clone(), before);
+            self.lookups.spawn(look_up(server, Duration::ZERO));
+        }
     }
 
     /// Waits until the addresses are other ones than before; cancel-safe.
     pub(super) async fn next(&mut self) -> Vec<SocketAddr> {
         loop {
-            let Some(task) = &mut self.task else {
-                return std::future::pending().await;
-            };
-            let found = task.await.unwrap_or_default();
-            self.task = None;
-            let names = self
+            let found: BTreeSet<SocketAddr> = self
                 .servers
-                .iter()
-                .any(|(host, _)| host.parse::<IpAddr>().is_err());
-            if found.is_empty() && !self.servers.is_empty() {
-                self.failures += 1;
-                if self.failures == 1 {
-                    warn!(
-                        "no STUN server could be resolved ({}); tries again",
-                        self.servers
-                            .iter()
-                            .map(|(host, _)| host.as_str())
-                            .collect::<Vec<_>>()
-                            .join(", ")
-                    );
-                }
-                self.look_up((RETRY * self.failures).min(AGAIN));
-                // What was known before is better than nothing.
-                if self.found.is_some() {
-                    continue;
-                }
-            } else {
-                self.failures = 0;
-                if names {
-                    self.look_up(AGAIN);
-                }
+                .values()
+                .flat_map(|known| &known.addresses)
+                .copied()
+                .collect();
+            if self.told != found {
+                self.told.clone_from(&found);
+                return found.into_iter().collect();
             }
-            if self.found.as_ref() != Some(&found) {
-                self.found = Some(found.clone());
-                return found;
+            match self.lookups.join_next().await {
+                Some(Ok((server, answer))) => self.take(server, answer),
+                // A lookup does not panic, and is aborted only together with its set.
+                Some(Err(_)) => {}
+                None => return std::future::pending().await,
             }
         }
     }
 
-    fn look_up(&mut self, delay: Duration) {
-        if let Some(task) = self.task.take() {
-            task.abort();
-        }
-        let servers = self.servers.clone();
-        self.task = Some(tokio::spawn(async move {
-            tokio::time::sleep(delay).await;
-            let mut found = BTreeSet::new();
-            for (host, port) in servers {
-                if let Ok(addresses) = tokio::net::lookup_host((host.as_str(), port)).await {
-                    found.extend(addresses);
+    /// Keeps what was found, and plans the next lookup.
+    fn take(&mut self, server: Server, answer: io::Result<Vec<SocketAddr>>) {
+        let Some(known) = self.servers.get_mut(&server) else {
+            return;
+        };
+        let host = &server.host;
+        let delay = match answer {
+            Ok(addresses) => {
+                if std::mem::take(&mut known.failures) > 0 {
+                    info!("the STUN server {host} is resolved now");
                 }
+                known.addresses = addresses;
+                if host.parse::<IpAddr>().is_ok() {
+                    return;
+                }
+                AGAIN
             }
-            found.into_iter().collect()
-        }));
+            // What was known before is better than nothing.
+            Err(error) => {
+                known.failures = known.failures.saturating_add(1);
+                if known.failures == 1 {
+                    warn!("cannot resolve the STUN server {host}: {error}; keeps trying");
+                } else {
+                    debug!("cannot resolve the STUN server {host}: {error}");
+                }
+                (RETRY * known.failures).min(AGAIN)
+            }
+        };
+        self.lookups.spawn(look_up(server, delay));
     }
 }
 
-impl Drop for Resolver {
-    fn drop(&mut self) {
-        if let Some(task) = self.task.take() {
-            task.abort();
-        }
+async fn look_up(server: Server, delay: Duration) -> (Server, io::Result<Vec<SocketAddr>>) {
+    tokio::time::sleep(delay).await;
+    let lookup = tokio::net::lookup_host((server.host.as_str(), server.port));
+    let answer = match tokio::time::timeout(PATIENCE, lookup).await {
+        Ok(answer) => answer.map(Iterator::collect),
+        Err(_) => Err(io::Error::new(
+            io::ErrorKind::TimedOut,
+            "the resolver does not answer",
+        )),
+    };
+    (server, answer)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Duration, Resolver};
+
+    const DEADLINE: Duration = Duration::from_secs(20);
+
+    fn server(host: &str) -> (String, u16) {
+        (host.to_owned(), 3478)
+    }
+
+    #[tokio::test]
+    async fn a_name_that_nobody_knows_delays_no_other_server() {
+        let mut resolver = Resolver::default();
+        resolver.resolve(&[server("nobody.invalid"), server("192.0.2.1")]);
+        let found = tokio::time::timeout(DEADLINE, resolver.next()).await;
+        assert_eq!(found.expect("an answer"), [([192, 0, 2, 1], 3478).into()]);
+    }
+
+    #[tokio::test]
+    async fn the_same_servers_again_are_no_news_and_fewer_are() {
+        let mut resolver = Resolver::default();
+        resolver.resolve(&[server("192.0.2.1")]);
+        assert_eq!(resolver.next().await.len(), 1);
+        resolver.resolve(&[server("192.0.2.1")]);
+        let again = tokio::time::timeout(Duration::from_millis(50), resolver.next()).await;
+        assert!(again.is_err(), "news without a change: {again:?}");
+        resolver.resolve(&[]);
+        let none = tokio::time::timeout(DEADLINE, resolver.next()).await;
+        assert_eq!(none.expect("an answer"), []);
     }
 }

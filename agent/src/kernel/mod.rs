@@ -14,6 +14,7 @@ mod watch;
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
 
+use tokio::sync::Mutex;
 use wice_core::device::Device;
 use wice_core::io::LocalAddress;
 use wice_core::key::PublicKey;
@@ -33,7 +34,8 @@ pub(crate) struct Kernel {
     links: Links,
     netlink: Netlink,
     uapi: Uapi,
-    watch: Watch,
+    /// Behind a lock so that a request and a wait for changes can go on at the same time.
+    watch: Mutex<Watch>,
 }
 
 /// A WireGuard interface that is present.
@@ -83,7 +85,7 @@ impl Kernel {
             links: Links::open()?,
             netlink: Netlink::open()?,
             uapi: Uapi,
-            watch,
+            watch: Mutex::new(watch),
         })
     }
 
@@ -163,8 +165,8 @@ impl Kernel {
     /// Waits until links, addresses or UAPI sockets change, and gathers a burst of changes into one.
     ///
     /// Cancel-safe: a change that was seen before the future was dropped is reported by the next call.
-    pub(crate) async fn changed(&mut self) -> Change {
-        self.watch.changed().await
+    pub(crate) async fn changed(&self) -> Change {
+        self.watch.lock().await.changed().await
     }
 
     async fn kind(&self, link: &Link) -> Option<InterfaceKind> {

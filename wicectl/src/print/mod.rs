@@ -3,6 +3,7 @@
 pub(crate) mod clock;
 pub(crate) mod event;
 pub(crate) mod json;
+pub(crate) mod manual;
 pub(crate) mod status;
 pub(crate) mod style;
 pub(crate) mod units;

@@ -96,7 +96,7 @@ fn events_that_were_lost_count_as_a_change_of_everything() {
 fn a_change_that_was_seen_by_a_call_that_was_given_up_is_not_lost() {
     alone(async || {
         sh(LINK);
-        let mut kernel = Kernel::open().await.unwrap();
+        let kernel = Kernel::open().await.unwrap();
         sh("ip addr add 192.0.2.1/24 dev left");
         // Each call is given up before the burst can have ended.
         loop {

@@ -7,6 +7,7 @@ mod lab;
 mod life;
 mod path;
 mod scene;
+mod trouble;
 
 use std::env;
 use std::os::unix::process::CommandExt as _;
@@ -62,6 +63,7 @@ fn main() -> ExitCode {
         life::cases(),
         interfaces::cases(),
         input::cases(),
+        trouble::cases(),
     ]
     .into_iter()
     .flatten()
