@@ -7,7 +7,7 @@ use std::sync::mpsc;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context as _, Result};
+use anyhow::{Result, ensure};
 use wice_tests::agent::{Agent, Settings};
 use wice_tests::bus;
 use wice_tests::nat::Nat;
@@ -28,42 +28,45 @@ enum Step {
     Published,
     Received,
     Connected,
-    Endpoint,
     FarConnected,
+    Endpoint,
     FarEndpoint,
     Reply,
 }
 
-/// The steps in the order of the table: what it says of each, and the words of the log that mark it.
-const STEPS: [(Step, &str, Option<&str>); 8] = [
+/// The steps that a log tells of, and the words that mark them; the far ones are in the log of the first agent.
+const MARKS: [(Step, &str); 7] = [
+    (Step::Backend, "backend connected"),
+    (Step::Published, "publishes an offer"),
+    (Step::Received, "received an offer"),
+    (Step::Connected, "connected: "),
+    (Step::FarConnected, "connected: "),
+    (Step::Endpoint, "set the endpoint"),
+    (Step::FarEndpoint, "set the endpoint"),
+];
+
+/// The rows of the table: what they say, and the first or last of which steps they are about. A side that yields to the
+/// other's handshake may set no endpoint at all, so the second one is not waited for.
+const ROWS: [(&str, &[Step], bool); 7] = [
+    ("the second agent's backend is up", &[Step::Backend], true),
+    ("its first offer published", &[Step::Published], true),
+    ("the peer's offer received", &[Step::Received], true),
     (
-        Step::Backend,
-        "backend connected",
-        Some("backend connected"),
+        "a pair selected, by either side",
+        &[Step::Connected, Step::FarConnected],
+        true,
     ),
     (
-        Step::Published,
-        "first offer published",
-        Some("publishes an offer"),
+        "a pair selected, by both",
+        &[Step::Connected, Step::FarConnected],
+        false,
     ),
     (
-        Step::Received,
-        "peer's offer received",
-        Some("received an offer"),
+        "the endpoint set, by either side",
+        &[Step::Endpoint, Step::FarEndpoint],
+        true,
     ),
-    (Step::Connected, "first pair selected", Some("connected: ")),
-    (Step::Endpoint, "endpoint set", Some("set the endpoint")),
-    (
-        Step::FarConnected,
-        "the peer: first pair selected",
-        Some("connected: "),
-    ),
-    (
-        Step::FarEndpoint,
-        "the peer: endpoint set",
-        Some("set the endpoint"),
-    ),
-    (Step::Reply, "first reply to a ping", None),
+    ("first reply to a ping", &[Step::Reply], true),
 ];
 
 /// When each step was reached, since the Unix epoch.
@@ -78,31 +81,49 @@ const PROBE: Duration = Duration::from_millis(1);
 pub(crate) fn measure(engine: Engine, runs: u32) -> Result<()> {
     let mut starts = Vec::new();
     let mut all = Vec::new();
+    let mut outcome = Ok(());
     for run in 1..=runs {
-        let (start, moments) = connect(engine).with_context(|| format!("connection {run}"))?;
-        starts.push(start);
-        all.push(moments);
+        match connect(engine) {
+            Ok((start, moments)) => {
+                starts.push(start);
+                all.push(moments);
+            }
+            Err(error) => outcome = Err(error.context(format!("connection {run} of {runs}"))),
+        }
     }
-    println!("\nA connection through two port-restricted NATs, {runs} times, in milliseconds\n");
     println!(
-        "  {:<30}{:^27}{:^27}",
+        "\nA connection through two port-restricted NATs, in milliseconds; {} of {runs} came up\n",
+        all.len()
+    );
+    println!(
+        "  {:<34}{:^27}{:^27}",
         "", "from the agent's start", "from its first offer"
     );
     let columns = format!("{:>9}{:>9}{:>9}", "median", "min", "max");
-    println!("  {:<30}{columns}{columns}", "the second agent");
-    for (step, name, _) in STEPS {
-        let times = |origin: &dyn Fn(usize) -> Option<Duration>| {
-            let since =
-                |(run, moments): (usize, &Moments)| moments.get(&step)?.checked_sub(origin(run)?);
-            Figures::of(all.iter().enumerate().filter_map(since).collect())
-                .map_or_else(String::new, |figures| figures.to_string())
+    println!("  {:<34}{columns}{columns}", "");
+    for (name, steps, first) in ROWS {
+        let reached = |moments: &Moments| {
+            let times = steps.iter().filter_map(|step| moments.get(step)).copied();
+            if first { times.min() } else { times.max() }
         };
-        let from_start = times(&|run| starts.get(run).copied());
-        let from_offer = times(&|run| all[run].get(&Step::Published).copied());
-        println!("  {name:<30}{from_start}{from_offer}");
+        // A step may come before the first offer: then the offer is no origin for it.
+        let since_offer =
+            |moments: &Moments| reached(moments)?.checked_sub(*moments.get(&Step::Published)?);
+        let from_start = all.iter().zip(&starts);
+        let from_start = from_start
+            .filter_map(|(moments, start)| reached(moments)?.checked_sub(*start))
+            .collect();
+        let from_offer: Vec<Duration> = all.iter().filter_map(since_offer).collect();
+        let from_offer = Some(from_offer).filter(|times| times.len() == all.len());
+        let columns = [Some(from_start), from_offer].map(|times| {
+            times
+                .and_then(Figures::of)
+                .map_or_else(String::new, |figures| figures.to_string())
+        });
+        println!("  {name:<34}{}", columns.concat());
     }
-    println!("  {:<30}{:>9}{:>27}", "aim", 400, 150);
-    Ok(())
+    println!("  {:<34}{:>9}{:>27}", "aim", 400, 150);
+    outcome
 }
 
 /// Starts one agent after the other in a new lab; returns the second one's start and what followed.
@@ -155,23 +176,25 @@ impl Stage {
         })
     }
 
-    /// Reads both logs until every step is reached, and pings from either side as soon as its endpoint is set: a ping
-    /// before that would make WireGuard wait for its retry interval of 5 s.
+    /// Reads both logs until the first reply, and pings from either side as soon as its endpoint is set: a ping before that
+    /// would make WireGuard wait for its retry interval of 5 s.
     fn follow(&self, started: Instant) -> Result<Moments> {
         let (mut near, mut far) = (Log::open(&self.a)?, Log::open(&self.b)?);
         let (replies, replied) = mpsc::channel();
         let mut moments = Moments::new();
         let mut pinged = [false; 2];
-        while moments.len() < STEPS.len() {
-            anyhow::ensure!(
+        // The reply, and whatever came before it on both sides.
+        let wanted = [Step::Connected, Step::FarConnected, Step::Reply];
+        while !wanted.iter().all(|step| moments.contains_key(step)) {
+            ensure!(
                 started.elapsed() < DEADLINE * patience(),
                 "not connected after {DEADLINE:?}; reached: {:?}",
                 moments.keys()
             );
-            for (step, _, words) in STEPS {
-                let Some(words) = words.filter(|_| !moments.contains_key(&step)) else {
+            for (step, words) in MARKS {
+                if moments.contains_key(&step) {
                     continue;
-                };
+                }
                 let log = match step {
                     Step::FarConnected | Step::FarEndpoint => &mut near,
                     _ => &mut far,
