@@ -9,6 +9,7 @@ help:
 	@echo 'make demo       watch a tunnel come up through two NATs (root, about 10 s once built)'
 	@echo 'make test       everything that continuous integration runs (root, up to 45 min on two cores)'
 	@echo 'make test-fast  format, lints, documentation, unit and integration tests (no root)'
+	@echo 'make bench      how long a connection takes, and what a thousand peers cost (root, about 4 min once built)'
 	@echo 'make build      the three programs, optimized'
 	@echo 'make install    installs them; DESTDIR= and PREFIX= as usual'
 
@@ -19,6 +20,11 @@ demo:
 	tests/setup demo
 	$(CARGO) build --release --locked $(PROGRAMS) -p wice-tests
 	target/release/wice-demo
+
+bench:
+	tests/setup demo
+	$(CARGO) build --release --locked $(PROGRAMS) -p wice-tests
+	target/release/wice-bench
 
 test:
 	tests/setup test
@@ -48,4 +54,4 @@ install: build
 	sed 's#^ExecStart=/usr/#ExecStart=$(PREFIX)/#' systemd/wice-agent.service >$(DESTDIR)/usr/lib/systemd/system/wice-agent.service
 	sed 's#^ExecStart=/usr/#ExecStart=$(PREFIX)/#' systemd/wice-signal.service >$(DESTDIR)/usr/lib/systemd/system/wice-signal.service
 
-.PHONY: help build demo test test-fast install
+.PHONY: help build demo bench test test-fast install

@@ -114,9 +114,16 @@ pub struct CandidateStatus {
 impl Agent {
     /// Starts an agent, without waiting for anything.
     pub fn start(host: &Host, settings: &Settings) -> Result<Self> {
+        Self::start_with(host, settings, &[])
+    }
+
+    /// As [`Agent::start`], with more arguments on its command line.
+    pub fn start_with(host: &Host, settings: &Settings, arguments: &[&str]) -> Result<Self> {
         host.machine.write("/run/lab/wice.toml", &settings.toml())?;
+        let mut command = Self::command(host)?;
+        command.args(arguments);
         Ok(Self {
-            process: Process::start(&host.machine, "wice-agent", &mut Self::command(host)?)?,
+            process: Process::start(&host.machine, "wice-agent", &mut command)?,
             host: host.clone(),
         })
     }

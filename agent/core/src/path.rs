@@ -14,6 +14,8 @@ pub struct Path {
     /// Since when the kernel has had another endpoint, and the receive counter at that time.
     deviation: Option<Deviation>,
     hold: Hold,
+    /// Until when the controlled side leaves a peer without endpoint to the other side's handshake.
+    yielding: Option<Instant>,
     handshake: Option<Handshake>,
 }
 
@@ -45,6 +47,11 @@ struct Handshake {
     next: Option<Instant>,
 }
 
+/// How long the controlled side leaves a peer without endpoint as it is. With the endpoint, traffic that waits there would
+/// send an initiation at once, at the same moment as the controlling side: they cross, neither handshake ends, and with
+/// traffic on both sides they cross again at each REKEY_TIMEOUT (5 s). One initiation brings the endpoint by itself.
+const YIELD: Duration = Duration::from_millis(200);
+
 /// When the tunnel is nudged after its endpoint was set. The controlled side holds back, because initiations that cross
 /// cancel each other until REKEY_TIMEOUT (5 s) is over; so the last ones come after that.
 const NUDGES_CONTROLLING: [Duration; 4] = [
@@ -54,7 +61,7 @@ const NUDGES_CONTROLLING: [Duration; 4] = [
     Duration::from_millis(10_500),
 ];
 const NUDGES_CONTROLLED: [Duration; 4] = [
-    Duration::from_millis(300),
+    Duration::from_millis(500),
     Duration::from_millis(1_500),
     Duration::from_millis(5_700),
     Duration::from_millis(11_000),
@@ -76,7 +83,8 @@ pub enum Verdict {
 }
 
 impl Path {
-    /// Wishes for an endpoint, on a nomination; returns it when the kernel has another one.
+    /// Wishes for an endpoint, on a nomination; returns it when the kernel has another one. Where the kernel has none, the
+    /// controlled side waits first for the other side's handshake.
     ///
     /// Waits for a sign of life afterwards, and nudges the tunnel meanwhile.
     pub fn want(
@@ -100,7 +108,10 @@ impl Path {
             nudges: 0,
             next: schedule.first().map(|delay| now + *delay),
         });
-        if kernel.endpoint == Some(endpoint) {
+        let until = self.yielding.filter(|_| repeated);
+        self.yielding =
+            (!controlling && kernel.endpoint.is_none()).then(|| until.unwrap_or(now + YIELD));
+        if self.yielding.is_some() || kernel.endpoint == Some(endpoint) {
             Verdict::Leave
         } else {
             Verdict::Set(endpoint)
@@ -129,6 +140,15 @@ impl Path {
         let Some(wanted) = self.wanted else {
             return Verdict::Leave;
         };
+        if kernel.endpoint.is_some() {
+            self.yielding = None;
+        } else if let Some(until) = self.yielding {
+            if now < until {
+                return Verdict::Leave;
+            }
+            self.yielding = None;
+            return Verdict::Set(wanted);
+        }
         if kernel.endpoint == Some(wanted) {
             self.deviation = None;
             return Verdict::Leave;

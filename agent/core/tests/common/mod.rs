@@ -290,14 +290,18 @@ impl World {
 
     /// Whether a packet that `host` sends to its endpoint now would arrive at the other WireGuard.
     pub fn tunnel_works(&mut self, host: usize) -> bool {
-        let Some(endpoint) = self.endpoint(host) else {
-            return false;
-        };
+        self.reaches(host).is_some()
+    }
+
+    /// Who gets what WireGuard sends from here, and from whom it seems to come.
+    fn reaches(&mut self, host: usize) -> Option<(usize, SocketAddr)> {
+        let endpoint = self.endpoint(host)?;
         let source = SocketAddr::new(
             self.hosts[host].address,
             self.hosts[host].device.listen_port,
         );
-        self.forward(host, source, endpoint).is_some()
+        let (other, seen, _) = self.forward(host, source, endpoint)?;
+        Some((other, seen))
     }
 
     pub fn endpoint(&self, host: usize) -> Option<SocketAddr> {
@@ -432,11 +436,17 @@ impl World {
             .then_some((other, seen, inside))
     }
 
-    /// What WireGuard does when a packet is to be sent: an initiation and its answer, if both get through.
+    /// What WireGuard does when a packet is to be sent: an initiation, whose source becomes the endpoint of the side that
+    /// gets it, and the answer, if that gets through.
     fn handshake(&mut self, host: usize) {
         self.hosts[host].nudges += 1;
-        let other = 1 - host;
-        if !self.tunnel_works(host) || !self.tunnel_works(other) {
+        let Some((other, seen)) = self.reaches(host) else {
+            return;
+        };
+        for peer in self.hosts[other].device.peers.values_mut() {
+            peer.endpoint = Some(seen);
+        }
+        if !self.tunnel_works(other) {
             return;
         }
         for side in [host, other] {
