@@ -13,11 +13,22 @@ use crate::failure::Failure;
 
 /// Beyond the 5 s that the agent itself allows for a slow answer.
 const METHOD_TIMEOUT: Duration = Duration::from_secs(10);
+/// Beyond the 120 s that the agent allows for a person who is asked for a password.
+const PERSON_TIMEOUT: Duration = Duration::from_secs(130);
 
 /// Connects to the system bus (`DBUS_SYSTEM_BUS_ADDRESS`, else the usual socket).
 pub(crate) async fn connect() -> Result<Connection, Failure> {
+    connect_within(METHOD_TIMEOUT).await
+}
+
+/// The same for what polkit may ask a password for.
+pub(crate) async fn connect_patiently() -> Result<Connection, Failure> {
+    connect_within(PERSON_TIMEOUT).await
+}
+
+async fn connect_within(timeout: Duration) -> Result<Connection, Failure> {
     Builder::system()
-        .method_timeout(METHOD_TIMEOUT)
+        .method_timeout(timeout)
         .build()
         .await
         .map_err(Failure::NoBus)

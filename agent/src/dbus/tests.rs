@@ -1,6 +1,7 @@
 //! The service on a real bus, as a client of it sees it.
 
 mod fixture;
+mod polkit;
 mod private_bus;
 mod wicectl;
 

@@ -51,7 +51,7 @@ struct Target {
 /// Restarts the peers, and waits for them if asked to.
 pub(crate) async fn run(options: Options) -> Result<(), Failure> {
     let wait = options.deadline()?;
-    let connection = agent::connect().await?;
+    let connection = agent::connect_patiently().await?;
     let mut signals = agent::signals(&connection).await?;
     let targets = options.targets(&agent::read(&connection).await?)?;
     for target in &targets {

@@ -108,6 +108,7 @@ impl PrivateBus {
   </policy>
   <policy user="{uid}"><allow own="org.wice.Wice1"/></policy>
   <include>{policy}</include>
+  <include ignore_missing="yes">/usr/share/dbus-1/system.d/org.freedesktop.PolicyKit1.conf</include>
 </busconfig>"#,
             address = self.address(),
             uid = nix::unistd::geteuid(),
