@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use futures_util::StreamExt;
 use futures_util::stream::{BoxStream, select};
-use wice_bus::{SERVICE, Snapshot};
+use wice_bus::{Peer, SERVICE, Snapshot};
 use zbus::connection::Builder;
 use zbus::message::Type;
 use zbus::{Connection, MatchRule, Message, MessageStream};
@@ -37,6 +37,11 @@ async fn connect_within(timeout: Duration) -> Result<Connection, Failure> {
 /// Reads everything that the agent shows.
 pub(crate) async fn read(connection: &Connection) -> Result<Snapshot, Failure> {
     Ok(Snapshot::read(connection).await?)
+}
+
+/// Reads one peer.
+pub(crate) async fn peer(connection: &Connection, path: &str) -> Result<Peer, Failure> {
+    Ok(Peer::read(connection, path).await?)
 }
 
 /// The agent's signals, and those with which the bus says that it came or went.

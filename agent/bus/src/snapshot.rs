@@ -6,7 +6,8 @@ use std::collections::{BTreeMap, HashMap};
 
 use zbus::Connection;
 use zbus::OwnedVariant;
-use zbus::fdo::{ManagedObjects, ObjectManagerProxy};
+use zbus::fdo::{ManagedObjects, ObjectManagerProxy, PropertiesProxy};
+use zbus::names::InterfaceName;
 use zbus::proxy::CacheProperties;
 
 use crate::path;
@@ -76,6 +77,8 @@ pub struct Peer {
     pub rtt_us: u64,
     /// Unix time of WireGuard's latest handshake in seconds; 0 for "never".
     pub latest_handshake: u64,
+    /// Addresses that WireGuard sends to the peer, as `address/prefix`.
+    pub allowed_ips: Vec<String>,
     /// Bytes received through the tunnel.
     pub rx_bytes: u64,
     /// Bytes sent through the tunnel.
@@ -181,6 +184,21 @@ impl Interface {
 }
 
 impl Peer {
+    /// Asks the agent about the one peer of this object path.
+    ///
+    /// # Errors
+    /// Those of the bus, `UnknownObject` among them when the peer is gone.
+    pub async fn read(connection: &Connection, path: &str) -> zbus::Result<Self> {
+        let properties = PropertiesProxy::builder(connection)
+            .destination(crate::SERVICE)
+            .path(path)
+            .build()
+            .await?;
+        let interface = InterfaceName::from_static_str(crate::PEER)?;
+        let properties = properties.get_all(interface).await?;
+        Ok(Self::from_properties(path, &mut Properties(properties)))
+    }
+
     fn from_properties(path: &str, properties: &mut Properties) -> Self {
         let (_, reason): (u32, u32) = properties.take("StateReason");
         Self {
@@ -195,6 +213,7 @@ impl Peer {
             remote_candidate: properties.candidate("RemoteCandidate"),
             rtt_us: properties.take("RoundTripTime"),
             latest_handshake: properties.take("LatestHandshake"),
+            allowed_ips: properties.take("AllowedIps"),
             rx_bytes: properties.take("RxBytes"),
             tx_bytes: properties.take("TxBytes"),
             since: properties.take("Since"),

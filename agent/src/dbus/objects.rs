@@ -206,6 +206,12 @@ impl Peer {
         self.status.lock().latest_handshake.as_secs()
     }
 
+    /// Addresses that WireGuard sends to the peer, as address/prefix.
+    #[zbus(property)]
+    fn allowed_ips(&self) -> Vec<String> {
+        properties::allowed_ips(&self.status.lock())
+    }
+
     /// Bytes received through the tunnel.
     #[zbus(property(emits_changed_signal = "false"))]
     fn rx_bytes(&self) -> u64 {

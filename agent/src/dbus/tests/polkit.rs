@@ -2,6 +2,7 @@
 
 use std::path::Path;
 use std::process::{Child, Command as Process, Stdio};
+use std::time::Duration;
 
 use zbus::fdo::DBusProxy;
 
@@ -9,6 +10,9 @@ use super::fixture::{connected, interface, key, peers, read, serve};
 use super::private_bus::{PrivateBus, eventually};
 use super::wicectl::{fails, run_as_nobody, stdout};
 use crate::dbus::Command;
+
+/// For wicectl to start, and polkit to answer.
+const DEADLINE: Duration = Duration::from_secs(30);
 
 #[tokio::test]
 async fn polkit_refuses_a_restart_until_a_rule_allows_it() {
@@ -51,7 +55,10 @@ async fn polkit_refuses_a_restart_until_a_rule_allows_it() {
             interface,
             peer,
             reply,
-        }) = commands.recv().await
+        }) = tokio::time::timeout(DEADLINE, commands.recv())
+            .await
+            .ok()
+            .flatten()
         else {
             panic!("no restart arrived");
         };

@@ -267,7 +267,7 @@ async fn a_closed_pipe_ends_it_quietly() {
 }
 
 /// The binary, built once from this tree: the tests of one package do not build another's.
-static WICECTL: LazyLock<PathBuf> = LazyLock::new(|| {
+pub(super) static WICECTL: LazyLock<PathBuf> = LazyLock::new(|| {
     let own = std::env::current_exe().expect("the test has a path");
     let profile = own
         .parent()
@@ -296,7 +296,7 @@ static WICECTL: LazyLock<PathBuf> = LazyLock::new(|| {
     profile.join("wicectl")
 });
 
-async fn run(bus: &PrivateBus, arguments: &[&str]) -> Output {
+pub(super) async fn run(bus: &PrivateBus, arguments: &[&str]) -> Output {
     let mut process = Process::new(&*WICECTL);
     process.args(arguments);
     output(bus, process).await
@@ -315,7 +315,8 @@ pub(super) async fn run_as_nobody(bus: &PrivateBus, arguments: &[&str]) -> Outpu
     output(bus, process).await
 }
 
-async fn output(bus: &PrivateBus, mut process: Process) -> Output {
+/// Runs a process that is told of the bus.
+pub(super) async fn output(bus: &PrivateBus, mut process: Process) -> Output {
     process.stdout(Stdio::piped()).stderr(Stdio::piped());
     spawned(bus, process).await
 }
