@@ -33,5 +33,7 @@ install: build
 	install -D -m 0755 target/release/wice-signal $(DESTDIR)$(PREFIX)/bin/wice-signal
 	install -D -m 0644 packaging/org.wice.Wice1.conf $(DESTDIR)/usr/share/dbus-1/system.d/org.wice.Wice1.conf
 	install -D -m 0644 packaging/org.wice.Wice1.policy $(DESTDIR)/usr/share/polkit-1/actions/org.wice.Wice1.policy
+	install -D -m 0644 packaging/org.wice.Wice1.service $(DESTDIR)/usr/share/dbus-1/system-services/org.wice.Wice1.service
+	install -D -m 0644 -t $(DESTDIR)/usr/share/dbus-1/interfaces packaging/dbus-interfaces/*.xml
 
 .PHONY: help build demo test test-fast install

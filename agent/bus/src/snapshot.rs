@@ -4,11 +4,9 @@
 
 use std::collections::{BTreeMap, HashMap};
 
-use zbus::Connection;
-use zbus::OwnedVariant;
-use zbus::fdo::{ManagedObjects, ObjectManagerProxy, PropertiesProxy};
-use zbus::names::InterfaceName;
-use zbus::proxy::CacheProperties;
+use zbus::fdo::{ManagedObjects, ObjectManagerProxy};
+use zbus::proxy::{CacheProperties, MethodFlags};
+use zbus::{Connection, OwnedVariant, Proxy};
 
 use crate::path;
 use crate::{BackendState, ManagerProxy, Reason, State};
@@ -189,13 +187,12 @@ impl Peer {
     /// # Errors
     /// Those of the bus, `UnknownObject` among them when the peer is gone.
     pub async fn read(connection: &Connection, path: &str) -> zbus::Result<Self> {
-        let properties = PropertiesProxy::builder(connection)
-            .destination(crate::SERVICE)
-            .path(path)
-            .build()
+        let properties = Proxy::new(connection, crate::SERVICE, path, PROPERTIES).await?;
+        let no_start = MethodFlags::NO_AUTO_START;
+        let answer = properties
+            .call_with_flags("GetAll", no_start, &crate::PEER)
             .await?;
-        let interface = InterfaceName::from_static_str(crate::PEER)?;
-        let properties = properties.get_all(interface).await?;
+        let properties = answer.ok_or(zbus::Error::InvalidReply)?;
         Ok(Self::from_properties(path, &mut Properties(properties)))
     }
 
@@ -221,6 +218,9 @@ impl Peer {
         }
     }
 }
+
+/// The interface that reads properties of any object.
+const PROPERTIES: &str = "org.freedesktop.DBus.Properties";
 
 struct Properties(HashMap<String, OwnedVariant>);
 

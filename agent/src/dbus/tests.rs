@@ -1,6 +1,7 @@
 //! The service on a real bus, as a client of it sees it.
 
 mod fixture;
+mod packaging;
 mod ping;
 mod polkit;
 mod private_bus;

@@ -93,6 +93,7 @@ impl PrivateBus {
 <busconfig>
   <type>system</type>
   <listen>{address}</listen>
+  <servicedir>{services}</servicedir>
   <policy context="default">
     <allow user="*"/>
     <deny own="*"/>
@@ -111,6 +112,7 @@ impl PrivateBus {
   <include ignore_missing="yes">/usr/share/dbus-1/system.d/org.freedesktop.PolicyKit1.conf</include>
 </busconfig>"#,
             address = self.address(),
+            services = self.directory.join("services").display(),
             uid = nix::unistd::geteuid(),
             policy = concat!(
                 env!("CARGO_MANIFEST_DIR"),
