@@ -53,5 +53,8 @@ install: build
 	install -d -m 0755 $(DESTDIR)/usr/lib/systemd/system
 	sed 's#^ExecStart=/usr/#ExecStart=$(PREFIX)/#' systemd/wice-agent.service >$(DESTDIR)/usr/lib/systemd/system/wice-agent.service
 	sed 's#^ExecStart=/usr/#ExecStart=$(PREFIX)/#' systemd/wice-signal.service >$(DESTDIR)/usr/lib/systemd/system/wice-signal.service
+	install -D -m 0644 packaging/org.wice.Wice1.policy $(DESTDIR)/usr/share/polkit-1/actions/org.wice.Wice1.policy
+	install -D -m 0644 packaging/org.wice.Wice1.service $(DESTDIR)/usr/share/dbus-1/system-services/org.wice.Wice1.service
+	install -D -m 0644 -t $(DESTDIR)/usr/share/dbus-1/interfaces packaging/dbus-interfaces/*.xml
 
 .PHONY: help build demo bench test test-fast install

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use futures_util::StreamExt;
 use futures_util::stream::{BoxStream, select};
-use wice_bus::{SERVICE, Snapshot};
+use wice_bus::{Peer, SERVICE, Snapshot};
 use zbus::connection::Builder;
 use zbus::message::Type;
 use zbus::{Connection, MatchRule, Message, MessageStream};
@@ -13,11 +13,22 @@ use crate::failure::Failure;
 
 /// Beyond the 5 s that the agent itself allows for a slow answer.
 const METHOD_TIMEOUT: Duration = Duration::from_secs(10);
+/// Beyond the 120 s that the agent allows for a person who is asked for a password.
+const PERSON_TIMEOUT: Duration = Duration::from_secs(130);
 
 /// Connects to the system bus (`DBUS_SYSTEM_BUS_ADDRESS`, else the usual socket).
 pub(crate) async fn connect() -> Result<Connection, Failure> {
+    connect_within(METHOD_TIMEOUT).await
+}
+
+/// The same for what polkit may ask a password for.
+pub(crate) async fn connect_patiently() -> Result<Connection, Failure> {
+    connect_within(PERSON_TIMEOUT).await
+}
+
+async fn connect_within(timeout: Duration) -> Result<Connection, Failure> {
     Builder::system()
-        .method_timeout(METHOD_TIMEOUT)
+        .method_timeout(timeout)
         .build()
         .await
         .map_err(Failure::NoBus)
@@ -26,6 +37,11 @@ pub(crate) async fn connect() -> Result<Connection, Failure> {
 /// Reads everything that the agent shows.
 pub(crate) async fn read(connection: &Connection) -> Result<Snapshot, Failure> {
     Ok(Snapshot::read(connection).await?)
+}
+
+/// Reads one peer.
+pub(crate) async fn peer(connection: &Connection, path: &str) -> Result<Peer, Failure> {
+    Ok(Peer::read(connection, path).await?)
 }
 
 /// The agent's signals, and those with which the bus says that it came or went.

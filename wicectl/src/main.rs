@@ -3,8 +3,10 @@
 //! Talks D-Bus only; knows the contract (`wice_bus`) and nothing else of the agent.
 
 mod agent;
+mod allowed;
 mod cmd;
 mod failure;
+mod icmp;
 mod print;
 mod select;
 
@@ -41,6 +43,10 @@ enum Action {
     Restart(cmd::restart::Options),
     /// Prints one line for each change, until interrupted.
     Monitor(cmd::monitor::Options),
+    /// Waits until a peer is connected.
+    Wait(cmd::wait::Options),
+    /// Pings a peer through the tunnel, and says by which path each reply came.
+    Ping(cmd::ping::Options),
     /// Makes the agent read its configuration again.
     Reload,
     /// Prints the versions of wicectl and of the agent.
@@ -83,6 +89,8 @@ async fn run(arguments: Arguments) -> Result<(), Failure> {
         Some(Action::Status(options)) => cmd::status::run(options, style).await,
         Some(Action::Restart(options)) => cmd::restart::run(options).await,
         Some(Action::Monitor(options)) => cmd::monitor::run(&options, style).await,
+        Some(Action::Wait(options)) => cmd::wait::run(&options).await,
+        Some(Action::Ping(options)) => cmd::ping::run(&options, style).await,
         Some(Action::Reload) => cmd::reload::run().await,
         Some(Action::Version) => cmd::version::run().await,
         Some(Action::Completions { shell }) => {

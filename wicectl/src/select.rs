@@ -12,6 +12,23 @@ pub(crate) struct Found<'a> {
     pub(crate) peer: &'a Peer,
 }
 
+impl Found<'_> {
+    /// Interface and peer, safe to print.
+    pub(crate) fn label(&self) -> String {
+        let (interface, peer) = (escape(&self.interface.name), escape(name(self.peer)));
+        format!("{interface} {peer}")
+    }
+}
+
+/// A peer's name, or its key when it has none.
+pub(crate) fn name(peer: &Peer) -> &str {
+    if peer.name.is_empty() {
+        &peer.public_key
+    } else {
+        &peer.name
+    }
+}
+
 /// Every peer of the interfaces that `within` leaves, in the order of the snapshot.
 pub(crate) fn peers<'a>(
     snapshot: &'a Snapshot,

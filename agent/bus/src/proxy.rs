@@ -20,7 +20,7 @@ pub trait Manager {
     fn backends(&self) -> zbus::Result<Vec<(String, u32, String)>>;
 
     /// Reads the configuration again.
-    #[zbus(no_autostart)]
+    #[zbus(no_autostart, allow_interactive_auth)]
     fn reload(&self) -> Result<(), crate::Error>;
 
     /// The object of the peer with this public key (base64).
@@ -36,7 +36,7 @@ pub trait Manager {
 )]
 pub trait Peer {
     /// Starts the peer's session anew; the present path stays until a new one is found.
-    #[zbus(no_autostart)]
+    #[zbus(no_autostart, allow_interactive_auth)]
     fn restart(&self, options: HashMap<&str, Variant<'_>>) -> Result<(), crate::Error>;
 
     /// The state changed; sent after the properties.

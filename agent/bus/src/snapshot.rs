@@ -4,10 +4,9 @@
 
 use std::collections::{BTreeMap, HashMap};
 
-use zbus::Connection;
-use zbus::OwnedVariant;
 use zbus::fdo::{ManagedObjects, ObjectManagerProxy};
-use zbus::proxy::CacheProperties;
+use zbus::proxy::{CacheProperties, MethodFlags};
+use zbus::{Connection, OwnedVariant, Proxy};
 
 use crate::path;
 use crate::{BackendState, ManagerProxy, Reason, State};
@@ -76,6 +75,8 @@ pub struct Peer {
     pub rtt_us: u64,
     /// Unix time of WireGuard's latest handshake in seconds; 0 for "never".
     pub latest_handshake: u64,
+    /// Addresses that WireGuard sends to the peer, as `address/prefix`.
+    pub allowed_ips: Vec<String>,
     /// Bytes received through the tunnel.
     pub rx_bytes: u64,
     /// Bytes sent through the tunnel.
@@ -181,6 +182,20 @@ impl Interface {
 }
 
 impl Peer {
+    /// Asks the agent about the one peer of this object path.
+    ///
+    /// # Errors
+    /// Those of the bus, `UnknownObject` among them when the peer is gone.
+    pub async fn read(connection: &Connection, path: &str) -> zbus::Result<Self> {
+        let properties = Proxy::new(connection, crate::SERVICE, path, PROPERTIES).await?;
+        let no_start = MethodFlags::NO_AUTO_START;
+        let answer = properties
+            .call_with_flags("GetAll", no_start, &crate::PEER)
+            .await?;
+        let properties = answer.ok_or(zbus::Error::InvalidReply)?;
+        Ok(Self::from_properties(path, &mut Properties(properties)))
+    }
+
     fn from_properties(path: &str, properties: &mut Properties) -> Self {
         let (_, reason): (u32, u32) = properties.take("StateReason");
         Self {
@@ -195,6 +210,7 @@ impl Peer {
             remote_candidate: properties.candidate("RemoteCandidate"),
             rtt_us: properties.take("RoundTripTime"),
             latest_handshake: properties.take("LatestHandshake"),
+            allowed_ips: properties.take("AllowedIps"),
             rx_bytes: properties.take("RxBytes"),
             tx_bytes: properties.take("TxBytes"),
             since: properties.take("Since"),
@@ -202,6 +218,9 @@ impl Peer {
         }
     }
 }
+
+/// The interface that reads properties of any object.
+const PROPERTIES: &str = "org.freedesktop.DBus.Properties";
 
 struct Properties(HashMap<String, OwnedVariant>);
 

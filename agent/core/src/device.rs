@@ -3,6 +3,7 @@
 //! Knows nothing of where the dump came from (genetlink or a UAPI socket).
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
@@ -49,4 +50,10 @@ pub struct AllowedIp {
     pub address: IpAddr,
     /// Length of the prefix in bits: 0 to 32 or 128.
     pub prefix: u8,
+}
+
+impl fmt::Display for AllowedIp {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", self.address, self.prefix)
+    }
 }

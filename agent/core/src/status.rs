@@ -6,6 +6,7 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use crate::candidate::Kind;
+use crate::device::AllowedIp;
 use crate::key::PublicKey;
 
 /// A managed or unmanaged WireGuard interface.
@@ -46,6 +47,8 @@ pub struct PeerStatus {
     pub round_trip_time: Option<Duration>,
     /// Unix time of WireGuard's latest handshake; zero for "never".
     pub latest_handshake: Duration,
+    /// Addresses that WireGuard sends to the peer.
+    pub allowed_ips: Vec<AllowedIp>,
     /// Bytes received through the tunnel.
     pub rx_bytes: u64,
     /// Bytes sent through the tunnel.

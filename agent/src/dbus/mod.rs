@@ -6,6 +6,7 @@
 mod authority;
 mod model;
 mod objects;
+mod polkit;
 mod properties;
 mod published;
 mod task;

@@ -14,8 +14,9 @@ use zbus::message::Header;
 use zbus::object_server::SignalEmitter;
 use zbus::{Connection, OwnedObjectPath, OwnedVariant, interface};
 
+use super::authority::{self, Action};
 use super::model::Model;
-use super::{Command, authority, properties};
+use super::{Command, properties};
 
 /// How long a caller waits for the driver; far beyond what it needs, below the 25 s after which D-Bus clients give up.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
@@ -67,7 +68,7 @@ impl Manager {
         #[zbus(header)] header: Header<'_>,
         #[zbus(connection)] connection: &Connection,
     ) -> Result<(), Error> {
-        authority::require(connection, &header, "reload the configuration").await?;
+        authority::require(connection, &header, Action::Reload).await?;
         ask(&self.commands, |reply| Command::Reload { reply })
             .await?
             .map_err(Error::InvalidArgument)
@@ -205,6 +206,12 @@ impl Peer {
         self.status.lock().latest_handshake.as_secs()
     }
 
+    /// Addresses that WireGuard sends to the peer, as address/prefix.
+    #[zbus(property)]
+    fn allowed_ips(&self) -> Vec<String> {
+        properties::allowed_ips(&self.status.lock())
+    }
+
     /// Bytes received through the tunnel.
     #[zbus(property(emits_changed_signal = "false"))]
     fn rx_bytes(&self) -> u64 {
@@ -236,13 +243,17 @@ impl Peer {
         #[zbus(header)] header: Header<'_>,
         #[zbus(connection)] connection: &Connection,
     ) -> Result<(), Error> {
-        authority::require(connection, &header, "restart a peer").await?;
+        let peer = self.status.lock().public_key;
+        let action = Action::Restart {
+            interface: &self.interface,
+            peer: &peer.to_string(),
+        };
+        authority::require(connection, &header, action).await?;
         if let Some(option) = options.keys().next() {
             return Err(Error::InvalidArgument(format!(
                 "unknown option {option:?}: this version has none"
             )));
         }
-        let peer = self.status.lock().public_key;
         let command = |reply| Command::Restart {
             interface: self.interface.clone(),
             peer,

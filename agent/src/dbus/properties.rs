@@ -41,6 +41,7 @@ pub(super) fn peer_changes(
     note(&mut changes, "RemoteCandidate", (old, new), remote);
     let handshake = |s: &PeerStatus| s.latest_handshake.as_secs();
     note(&mut changes, "LatestHandshake", (old, new), handshake);
+    note(&mut changes, "AllowedIps", (old, new), allowed_ips);
     note(&mut changes, "Since", (old, new), |s| s.since.as_secs());
     note(&mut changes, "Restarts", (old, new), |s| s.restarts);
     changes
@@ -77,6 +78,11 @@ pub(super) fn endpoint(status: &PeerStatus) -> String {
         .endpoint
         .map(|address| address.to_string())
         .unwrap_or_default()
+}
+
+/// As `wg show` prints them.
+pub(super) fn allowed_ips(status: &PeerStatus) -> Vec<String> {
+    status.allowed_ips.iter().map(ToString::to_string).collect()
 }
 
 /// Type, address, port and network; empty words and zero for none.

@@ -1,7 +1,11 @@
 //! The service on a real bus, as a client of it sees it.
 
 mod fixture;
+mod packaging;
+mod ping;
+mod polkit;
 mod private_bus;
+mod wait;
 mod wicectl;
 
 use std::collections::HashMap;
@@ -51,6 +55,7 @@ async fn what_the_driver_shows_is_what_a_client_reads() {
         remote_candidate: Some(candidate("srflx", 2)),
         rtt_us: 1500,
         latest_handshake: 1_700_000_000,
+        allowed_ips: vec!["10.213.0.2/32".to_owned()],
         rx_bytes: 10,
         tx_bytes: 20,
         since: 1_700_000_001,

@@ -8,7 +8,7 @@ use crate::failure::Failure;
 
 /// Makes the agent read its configuration again; what is wrong with it becomes the failure.
 pub(crate) async fn run() -> Result<(), Failure> {
-    let connection = agent::connect().await?;
+    let connection = agent::connect_patiently().await?;
     let manager = ManagerProxy::builder(&connection)
         .cache_properties(CacheProperties::No)
         .build()

@@ -10,8 +10,8 @@ use wice_bus::{PeerProxy, Snapshot, State};
 use zbus::Connection;
 use zbus::proxy::CacheProperties;
 
+use super::deadline;
 use crate::failure::Failure;
-use crate::print::escape;
 use crate::{agent, select};
 
 /// How often to look while nothing is signalled.
@@ -50,8 +50,11 @@ struct Target {
 
 /// Restarts the peers, and waits for them if asked to.
 pub(crate) async fn run(options: Options) -> Result<(), Failure> {
-    let wait = options.deadline()?;
-    let connection = agent::connect().await?;
+    let wait = options
+        .wait
+        .map(|seconds| deadline::after("--wait", seconds))
+        .transpose()?;
+    let connection = agent::connect_patiently().await?;
     let mut signals = agent::signals(&connection).await?;
     let targets = options.targets(&agent::read(&connection).await?)?;
     for target in &targets {
@@ -90,32 +93,12 @@ pub(crate) async fn run(options: Options) -> Result<(), Failure> {
 }
 
 impl Options {
-    fn deadline(&self) -> Result<Option<Instant>, Failure> {
-        self.wait
-            .map(|seconds| {
-                let wait = Duration::try_from_secs_f64(seconds).ok();
-                wait.and_then(|wait| Instant::now().checked_add(wait))
-                    .ok_or_else(|| {
-                        Failure::Usage(format!("--wait {seconds}: not a time in seconds"))
-                    })
-            })
-            .transpose()
-    }
-
     fn targets(&self, snapshot: &Snapshot) -> Result<Vec<Target>, Failure> {
-        let target = |select::Found { interface, peer }: select::Found<'_>| Target {
-            path: peer.path.clone(),
-            label: format!(
-                "{} {}",
-                escape(&interface.name),
-                escape(if peer.name.is_empty() {
-                    &peer.public_key
-                } else {
-                    &peer.name
-                })
-            ),
-            restarts: peer.restarts,
-            awaited: !self.all || peer.state == State::Connected,
+        let target = |found: select::Found<'_>| Target {
+            path: found.peer.path.clone(),
+            label: found.label(),
+            restarts: found.peer.restarts,
+            awaited: !self.all || found.peer.state == State::Connected,
         };
         let within = self.interface.as_deref();
         if !self.all {

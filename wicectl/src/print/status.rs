@@ -111,6 +111,10 @@ fn peer(peer: &Peer, style: Style, now: u64) -> String {
     if !peer.endpoint.is_empty() {
         line(&mut text, style, "endpoint", &escape(&peer.endpoint));
     }
+    if !peer.allowed_ips.is_empty() {
+        let allowed_ips = escape(&peer.allowed_ips.join(", "));
+        line(&mut text, style, "allowed ips", &allowed_ips);
+    }
     if peer.latest_handshake > 0 {
         let age = units::ago(peer.latest_handshake, now);
         line(&mut text, style, "latest handshake", &age);
@@ -190,6 +194,7 @@ mod tests {
             remote_candidate: candidate("srflx", "203.0.113.7", 40213),
             rtt_us: 1234,
             latest_handshake: 988,
+            allowed_ips: vec!["10.0.0.2/32".to_owned()],
             rx_bytes: 92,
             tx_bytes: 1536,
             since: 880,
@@ -239,6 +244,7 @@ peer: laptop\\u{7}
   path: direct, 192.168.1.2:51820 (own address) to 203.0.113.7:40213 (as STUN sees it)
   round trip: 1.23 ms
   endpoint: 203.0.113.7:40213
+  allowed ips: 10.0.0.2/32
   latest handshake: 12 seconds ago
   transfer: 92 B received, 1.50 KiB sent
   restarts: 1
@@ -258,7 +264,7 @@ peer: c2VydmVy
 
     #[test]
     fn the_json_is_that_of_version_1() {
-        let expected = r#"{"version":1,"agent":{"version":"0.1.0","backends":[{"url":"wss://signal.example.net","state":"down","error":"connection refused"}]},"interfaces":[{"name":"wg0","public_key":"b3Vycw","listen_port":51820,"managed":true,"peers":[{"public_key":"bGFwdG9w","name":"laptop\u0007","state":"connected","reason":"pair-nominated","path":"direct","endpoint":"203.0.113.7:40213","local_candidate":{"type":"host","address":"192.168.1.2","port":51820,"network":"udp4"},"remote_candidate":{"type":"srflx","address":"203.0.113.7","port":40213,"network":"udp4"},"rtt_us":1234,"latest_handshake":988,"rx_bytes":92,"tx_bytes":1536,"since":880,"restarts":1},{"public_key":"c2VydmVy","name":"","state":"waiting","reason":"no-offer","path":"none","endpoint":null,"local_candidate":null,"remote_candidate":null,"rtt_us":null,"latest_handshake":0,"rx_bytes":0,"tx_bytes":0,"since":997,"restarts":0}]}]}"#;
+        let expected = r#"{"version":1,"agent":{"version":"0.1.0","backends":[{"url":"wss://signal.example.net","state":"down","error":"connection refused"}]},"interfaces":[{"name":"wg0","public_key":"b3Vycw","listen_port":51820,"managed":true,"peers":[{"public_key":"bGFwdG9w","name":"laptop\u0007","state":"connected","reason":"pair-nominated","path":"direct","endpoint":"203.0.113.7:40213","local_candidate":{"type":"host","address":"192.168.1.2","port":51820,"network":"udp4"},"remote_candidate":{"type":"srflx","address":"203.0.113.7","port":40213,"network":"udp4"},"rtt_us":1234,"latest_handshake":988,"allowed_ips":["10.0.0.2/32"],"rx_bytes":92,"tx_bytes":1536,"since":880,"restarts":1},{"public_key":"c2VydmVy","name":"","state":"waiting","reason":"no-offer","path":"none","endpoint":null,"local_candidate":null,"remote_candidate":null,"rtt_us":null,"latest_handshake":0,"allowed_ips":[],"rx_bytes":0,"tx_bytes":0,"since":997,"restarts":0}]}]}"#;
         assert_eq!(json::status(&snapshot()), expected);
     }
 }

@@ -8,6 +8,7 @@ use futures_util::StreamExt;
 use tokio::sync::mpsc;
 use wice_bus::Snapshot;
 use wice_core::candidate::Kind;
+use wice_core::device::AllowedIp;
 use wice_core::key::PublicKey;
 use wice_core::status::{CandidateStatus, InterfaceStatus, PathKind, PeerStatus, Reason, State};
 use zbus::message::Type;
@@ -137,6 +138,7 @@ pub(super) fn waiting(index: u16) -> PeerStatus {
         remote_candidate: None,
         round_trip_time: None,
         latest_handshake: Duration::ZERO,
+        allowed_ips: Vec::new(),
         rx_bytes: 0,
         tx_bytes: 0,
         since: Duration::from_secs(1_700_000_000),
@@ -161,6 +163,10 @@ pub(super) fn connected(index: u16) -> PeerStatus {
         remote_candidate: candidate(Kind::Srflx, 2),
         round_trip_time: Some(Duration::from_micros(1500)),
         latest_handshake: Duration::from_secs(1_700_000_000),
+        allowed_ips: vec![AllowedIp {
+            address: [10, 213, 0, 2].into(),
+            prefix: 32,
+        }],
         rx_bytes: 10,
         tx_bytes: 20,
         since: Duration::from_secs(1_700_000_001),

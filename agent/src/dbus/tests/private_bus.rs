@@ -93,6 +93,7 @@ impl PrivateBus {
 <busconfig>
   <type>system</type>
   <listen>{address}</listen>
+  <servicedir>{services}</servicedir>
   <policy context="default">
     <allow user="*"/>
     <deny own="*"/>
@@ -108,8 +109,10 @@ impl PrivateBus {
   </policy>
   <policy user="{uid}"><allow own="org.wice.Wice1"/></policy>
   <include>{policy}</include>
+  <include ignore_missing="yes">/usr/share/dbus-1/system.d/org.freedesktop.PolicyKit1.conf</include>
 </busconfig>"#,
             address = self.address(),
+            services = self.directory.join("services").display(),
             uid = nix::unistd::geteuid(),
             policy = concat!(
                 env!("CARGO_MANIFEST_DIR"),

@@ -28,6 +28,7 @@ impl Peer {
             remote_candidate: pair.map(|(_, remote, _)| remote),
             round_trip_time: pair.and_then(|(_, _, time)| time),
             latest_handshake: self.kernel.latest_handshake,
+            allowed_ips: self.kernel.allowed_ips.clone(),
             rx_bytes: self.kernel.rx_bytes,
             tx_bytes: self.kernel.tx_bytes,
             since: self.since,
