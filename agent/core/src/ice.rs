@@ -42,7 +42,8 @@ struct Remote {
 const TIMING_ADVANCE: Duration = Duration::from_millis(5);
 /// First retransmission: the first check of one side meets the other's closed NAT, so it is repeated soon.
 const INITIAL_RTO: Duration = Duration::from_millis(40);
-/// Between checks of a pair that works, to keep its consent (RFC 7675 §5.1).
+/// Between checks of a pair that works, to keep its consent (RFC 7675 §5.1): at most this, and up to a fifth less, so that
+/// the checks of many peers that connected at once do not stay together.
 const CONSENT_INTERVAL: Duration = Duration::from_secs(5);
 /// Without an answer for this long, consent is lost. Sooner than RFC 7675's 30 s, because losing it only starts another
 /// session beside this one; late enough for two regular checks and a handful of quick repetitions.
@@ -94,7 +95,7 @@ impl Ice {
         agent.set_control_tie_breaker(tie_breaker);
         agent.set_timing_advance(TIMING_ADVANCE);
         agent.set_initial_stun_rto(INITIAL_RTO);
-        agent.set_max_stun_rto(CONSENT_INTERVAL);
+        agent.set_max_stun_rto(CONSENT_INTERVAL - Duration::from_millis(tie_breaker % 1_000));
         agent.set_mtu(256..=1200);
         Self {
             agent,

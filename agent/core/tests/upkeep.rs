@@ -5,7 +5,7 @@ mod common;
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use common::{STUN_SERVER, World, device, key};
+use common::{STUN_SERVER, Weather, World, device, key};
 use wice_core::io::{Input, LocalAddress};
 use wice_core::status::{PathKind, Reason, State};
 
@@ -169,7 +169,9 @@ fn a_dead_path_is_noticed_within_twelve_seconds_and_made_anew_when_the_network_i
             took > Duration::from_secs(5),
             "a short gap must not end a path: {took:?}"
         );
-        assert_eq!(world.peer(0).reason, Reason::ConsentLost);
+        let first = (world.hosts.iter())
+            .any(|host| host.states.last() == Some(&(State::Waiting, Reason::ConsentLost)));
+        assert!(first || world.peer(0).reason == Reason::OfferReceived);
         world.run(Duration::from_secs(20));
         world.cut = false;
         assert!(world.run_until(6 * MINUTE, World::connected));
@@ -208,8 +210,74 @@ fn a_settled_pair_costs_few_packets_and_wake_ups() {
             (host.wake_ups - wake_ups) / 10,
         );
         println!("{packets} packets and {wakes} wake-ups a minute");
-        // A check and an answer every five seconds; a dump every three for the whole interface.
-        assert!(packets <= 26, "{packets} packets a minute");
-        assert!(wakes <= 12 + 20 + 2, "{wakes} wake-ups a minute");
+        // A check and an answer every four to five seconds; a dump every three for the whole interface.
+        assert!(packets <= 30, "{packets} packets a minute");
+        assert!(wakes <= 15 + 20 + 2, "{wakes} wake-ups a minute");
+    }
+}
+
+/// Runs for a time and looks at both kernels after every single event.
+fn run_without_a_gap(world: &mut World, time: Duration) {
+    let gap = |world: &World| !world.is_open(0) || !world.is_open(1);
+    assert!(
+        !world.run_until(time, gap),
+        "after {:?}",
+        world.now - world.start
+    );
+}
+
+#[test]
+fn restarts_leave_no_moment_without_a_path() {
+    for seed in 0..10 {
+        let mut world = World::new(seed, seed % 2 == 0);
+        world.boot(0);
+        world.boot(1);
+        assert!(world.run_until(MINUTE, World::connected));
+        run_without_a_gap(&mut world, Duration::from_secs(10));
+        world.weather = Weather {
+            loss: 0.3,
+            duplication: 0.2,
+            max_delay: Duration::from_secs(2),
+        };
+        for pause in [0, 3, 15, 40, 200, 1_000, 5_000, 20_000] {
+            world.restart((seed % 2) as usize);
+            run_without_a_gap(&mut world, Duration::from_millis(pause));
+            world.restart(usize::from(pause % 3 == 0));
+            run_without_a_gap(&mut world, Duration::from_millis(pause / 2));
+        }
+        run_without_a_gap(&mut world, 5 * MINUTE);
+        assert!(world.connected(), "seed {seed}");
+        for host in &world.hosts {
+            assert_eq!(host.paths, [PathKind::Direct], "it was shown as lost");
+        }
+    }
+}
+
+#[test]
+fn a_restart_that_nobody_hears_of_leaves_the_old_pair_at_work() {
+    let mut world = tunnel();
+    world.weather.loss = 1.0;
+    world.restart(0);
+    run_without_a_gap(&mut world, 10 * MINUTE);
+    assert_eq!(
+        (world.peer(0).path, world.peer(1).path),
+        (PathKind::Direct, PathKind::Direct)
+    );
+    assert_eq!(world.peer(1).state, State::Connected);
+    world.weather.loss = 0.0;
+    assert!(world.run_until(2 * MINUTE, World::connected));
+    run_without_a_gap(&mut world, MINUTE);
+}
+
+#[test]
+fn an_agent_that_was_killed_comes_back_without_a_gap() {
+    let mut world = tunnel();
+    for host in [1, 0, 1] {
+        world.crash(host);
+        run_without_a_gap(&mut world, Duration::from_secs(2));
+        world.hosts[host].clock_offset -= 3_600_000;
+        world.boot(host);
+        run_without_a_gap(&mut world, MINUTE);
+        assert!(world.connected());
     }
 }

@@ -78,6 +78,12 @@ impl Nat {
         mapped
     }
 
+    fn mapped(&self, source: SocketAddr, destination: SocketAddr) -> Option<SocketAddr> {
+        let key = (source, self.symmetric.then_some(destination));
+        let port = self.ports.get(&key)?;
+        Some(SocketAddr::new(self.address, *port))
+    }
+
     fn inbound(&self, source: SocketAddr, destination: SocketAddr) -> Option<SocketAddr> {
         if !self.flows.contains(&(destination, source)) {
             return None;
@@ -298,6 +304,25 @@ impl World {
             self.hosts[host].device.listen_port,
         );
         self.forward(host, source, endpoint).is_some()
+    }
+
+    /// The same without sending anything: every NAT on the way has to be open already.
+    pub fn is_open(&self, host: usize) -> bool {
+        let (here, there) = (&self.hosts[host], &self.hosts[1 - host]);
+        let source = SocketAddr::new(here.address, here.device.listen_port);
+        let inside = SocketAddr::new(there.address, there.device.listen_port);
+        let Some(endpoint) = self.endpoint(host).filter(|_| !self.cut) else {
+            return false;
+        };
+        let seen = match &here.nat {
+            Some(nat) => nat.mapped(source, endpoint),
+            None => Some(source),
+        };
+        let arrives = |seen| match &there.nat {
+            Some(nat) => nat.inbound(seen, endpoint),
+            None => Some(endpoint),
+        };
+        seen.and_then(arrives) == Some(inside)
     }
 
     pub fn endpoint(&self, host: usize) -> Option<SocketAddr> {
