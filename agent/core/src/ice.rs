@@ -22,13 +22,21 @@ pub struct Ice {
     remotes: BTreeMap<SocketAddr, Remote>,
     /// Remote candidates so far, those that are gone included.
     added: u16,
-    /// The address that the peer saw us at, per pair of base and remote address.
-    mapped: BTreeMap<(SocketAddr, SocketAddr), SocketAddr>,
+    /// The last answer per pair of base and remote address.
+    heard: BTreeMap<(SocketAddr, SocketAddr), Answer>,
     selected: Option<(SocketAddr, SocketAddr)>,
     /// Answers on the selected pair, and when the last one came.
     answers: u64,
     answered: Option<Instant>,
     lost: bool,
+}
+
+/// An answer to a check.
+#[derive(Debug, Clone, Copy)]
+struct Answer {
+    /// The address that the peer saw us at.
+    mapped: SocketAddr,
+    at: Instant,
 }
 
 /// A candidate of the peer; the library never removes one twice, so each addition must look different to it.
@@ -102,7 +110,7 @@ impl Ice {
             locals: Vec::new(),
             remotes: BTreeMap::new(),
             added: 0,
-            mapped: BTreeMap::new(),
+            heard: BTreeMap::new(),
             selected: None,
             answers: 0,
             answered: None,
@@ -183,8 +191,9 @@ impl Ice {
             },
         );
         if accepted && let Some(mapped) = mapped {
-            self.mapped
-                .insert((packet.destination, packet.source), mapped);
+            let answer = Answer { mapped, at: now };
+            self.heard
+                .insert((packet.destination, packet.source), answer);
         }
         // What arrived may allow a check or a nomination at once.
         if accepted {
@@ -202,9 +211,8 @@ impl Ice {
     pub fn handle_timeout(&mut self, now: Instant) {
         self.agent.handle_timeout(now);
         if self.consent_ends().is_some_and(|at| at <= now) {
-            // Where another pair answers, the library takes that one when it gives this one up.
             self.answered = None;
-            self.lost = !self.has_alternative();
+            self.lost = !self.fall_back(now);
         }
     }
 
@@ -219,12 +227,28 @@ impl Ice {
         Some(self.answered? + CONSENT_TIMEOUT)
     }
 
-    fn has_alternative(&self) -> bool {
-        self.remotes.keys().any(|remote| {
-            self.selected
-                .is_none_or(|(_, selected)| selected != *remote)
+    /// Gives up the selected pair where another remote address answers, so that a pair with that one takes over: the library
+    /// alone keeps a dead pair for another ten seconds. False when nothing else answers.
+    fn fall_back(&mut self, now: Instant) -> bool {
+        let Some((_, dead)) = self.selected else {
+            return false;
+        };
+        let answers = (self.heard.iter()).any(|((_, remote), answer)| {
+            *remote != dead
+                && now < answer.at + CONSENT_TIMEOUT / 2
                 && self.agent.has_viable_remote_candidate(*remote)
-        })
+        });
+        if answers {
+            let gone: Vec<_> = (self.agent.remote_candidates())
+                .filter(|candidate| candidate.addr() == dead)
+                .collect();
+            for candidate in &gone {
+                self.agent.invalidate_candidate(candidate);
+            }
+            self.remotes.remove(&dead);
+            self.agent.handle_timeout(now);
+        }
+        answers
     }
 
     /// The next thing that the checks want or found.
@@ -265,7 +289,8 @@ impl Ice {
     /// The pair that carries packets.
     pub fn selected_pair(&self) -> Option<SelectedPair> {
         let (base, remote) = self.selected?;
-        let mapped = self.mapped.get(&(base, remote)).copied().unwrap_or(base);
+        let heard = self.heard.get(&(base, remote));
+        let mapped = heard.map_or(base, |answer| answer.mapped);
         let local_kind = self
             .locals
             .iter()

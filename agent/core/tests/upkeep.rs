@@ -281,3 +281,69 @@ fn an_agent_that_was_killed_comes_back_without_a_gap() {
         assert!(world.connected());
     }
 }
+
+/// Two machines with two addresses each, IPv6 and IPv4, and no NAT.
+fn two_ways() -> World {
+    let mut world = World::new(1, false);
+    world.hosts[0].second = "2001:db8::1".parse().ok();
+    world.hosts[1].second = "2001:db8::2".parse().ok();
+    world.boot(0);
+    world.boot(1);
+    assert!(world.run_until(MINUTE, World::connected));
+    world.run(MINUTE);
+    world
+}
+
+#[test]
+fn ipv6_is_preferred_where_both_work() {
+    let world = two_ways();
+    assert_eq!(world.endpoint(0), "[2001:db8::2]:51821".parse().ok());
+    assert_eq!(world.endpoint(1), "[2001:db8::1]:51820".parse().ok());
+}
+
+#[test]
+fn another_pair_takes_over_without_any_signalling() {
+    for side in [0, 1] {
+        let mut world = two_ways();
+        world.weather.loss = 1.0;
+        let gone = world.hosts[side].second.expect("set above");
+        world.unplugged.insert(gone);
+        let moved = |world: &World| {
+            world.endpoint(0) == "198.51.100.2:51821".parse().ok()
+                && world.endpoint(1) == "198.51.100.1:51820".parse().ok()
+        };
+        let start = world.now;
+        assert!(world.run_until(5 * MINUTE, moved), "side {side}");
+        let took = world.now - start;
+        assert!(took < Duration::from_secs(14), "{took:?}");
+        world.run(5 * MINUTE);
+        assert!(world.connected(), "side {side}");
+        assert!(moved(&world));
+        assert_eq!((world.peer(0).restarts, world.peer(1).restarts), (0, 0));
+    }
+}
+
+#[test]
+fn a_better_pair_that_comes_back_is_used_again() {
+    let mut world = two_ways();
+    let gone = world.hosts[1].second.expect("set above");
+    world.unplugged.insert(gone);
+    world.run(MINUTE);
+    world.unplugged.clear();
+    world.restart(0);
+    let back = |world: &World| world.endpoint(0) == "[2001:db8::2]:51821".parse().ok();
+    assert!(world.run_until(MINUTE, back));
+}
+
+#[test]
+fn a_network_that_is_gone_altogether_is_noticed_as_soon_with_two_pairs_as_with_one() {
+    for offset in [0, 1_700, 3_300] {
+        let mut world = two_ways();
+        world.run(Duration::from_millis(offset));
+        world.cut = true;
+        let cut = world.now;
+        assert!(world.run_until(MINUTE, |world| !world.connected()));
+        let took = world.now - cut;
+        assert!(took < Duration::from_secs(12), "{took:?}");
+    }
+}
