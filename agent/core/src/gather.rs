@@ -285,3 +285,6 @@ fn binding_request(transaction: u128) -> Vec<u8> {
     )
     .finish()
 }
+
+#[cfg(test)]
+mod tests;

@@ -22,13 +22,21 @@ pub struct Ice {
     remotes: BTreeMap<SocketAddr, Remote>,
     /// Remote candidates so far, those that are gone included.
     added: u16,
-    /// The address that the peer saw us at, per pair of base and remote address.
-    mapped: BTreeMap<(SocketAddr, SocketAddr), SocketAddr>,
+    /// The last answer per pair of base and remote address.
+    heard: BTreeMap<(SocketAddr, SocketAddr), Answer>,
     selected: Option<(SocketAddr, SocketAddr)>,
     /// Answers on the selected pair, and when the last one came.
     answers: u64,
     answered: Option<Instant>,
     lost: bool,
+}
+
+/// An answer to a check.
+#[derive(Debug, Clone, Copy)]
+struct Answer {
+    /// The address that the peer saw us at.
+    mapped: SocketAddr,
+    at: Instant,
 }
 
 /// A candidate of the peer; the library never removes one twice, so each addition must look different to it.
@@ -42,7 +50,8 @@ struct Remote {
 const TIMING_ADVANCE: Duration = Duration::from_millis(5);
 /// First retransmission: the first check of one side meets the other's closed NAT, so it is repeated soon.
 const INITIAL_RTO: Duration = Duration::from_millis(40);
-/// Between checks of a pair that works, to keep its consent (RFC 7675 §5.1).
+/// Between checks of a pair that works, to keep its consent (RFC 7675 §5.1): at most this, and up to a fifth less, so that
+/// the checks of many peers that connected at once do not stay together.
 const CONSENT_INTERVAL: Duration = Duration::from_secs(5);
 /// Without an answer for this long, consent is lost. Sooner than RFC 7675's 30 s, because losing it only starts another
 /// session beside this one; late enough for two regular checks and a handful of quick repetitions.
@@ -94,14 +103,14 @@ impl Ice {
         agent.set_control_tie_breaker(tie_breaker);
         agent.set_timing_advance(TIMING_ADVANCE);
         agent.set_initial_stun_rto(INITIAL_RTO);
-        agent.set_max_stun_rto(CONSENT_INTERVAL);
+        agent.set_max_stun_rto(CONSENT_INTERVAL - Duration::from_millis(tie_breaker % 1_000));
         agent.set_mtu(256..=1200);
         Self {
             agent,
             locals: Vec::new(),
             remotes: BTreeMap::new(),
             added: 0,
-            mapped: BTreeMap::new(),
+            heard: BTreeMap::new(),
             selected: None,
             answers: 0,
             answered: None,
@@ -182,8 +191,9 @@ impl Ice {
             },
         );
         if accepted && let Some(mapped) = mapped {
-            self.mapped
-                .insert((packet.destination, packet.source), mapped);
+            let answer = Answer { mapped, at: now };
+            self.heard
+                .insert((packet.destination, packet.source), answer);
         }
         // What arrived may allow a check or a nomination at once.
         if accepted {
@@ -201,9 +211,8 @@ impl Ice {
     pub fn handle_timeout(&mut self, now: Instant) {
         self.agent.handle_timeout(now);
         if self.consent_ends().is_some_and(|at| at <= now) {
-            // Where another pair answers, the library takes that one when it gives this one up.
             self.answered = None;
-            self.lost = !self.has_alternative();
+            self.lost = !self.fall_back(now);
         }
     }
 
@@ -218,12 +227,28 @@ impl Ice {
         Some(self.answered? + CONSENT_TIMEOUT)
     }
 
-    fn has_alternative(&self) -> bool {
-        self.remotes.keys().any(|remote| {
-            self.selected
-                .is_none_or(|(_, selected)| selected != *remote)
+    /// Gives up the selected pair where another remote address answers, so that a pair with that one takes over: the library
+    /// alone keeps a dead pair for another ten seconds. False when nothing else answers.
+    fn fall_back(&mut self, now: Instant) -> bool {
+        let Some((_, dead)) = self.selected else {
+            return false;
+        };
+        let answers = (self.heard.iter()).any(|((_, remote), answer)| {
+            *remote != dead
+                && now < answer.at + CONSENT_TIMEOUT / 2
                 && self.agent.has_viable_remote_candidate(*remote)
-        })
+        });
+        if answers {
+            let gone: Vec<_> = (self.agent.remote_candidates())
+                .filter(|candidate| candidate.addr() == dead)
+                .collect();
+            for candidate in &gone {
+                self.agent.invalidate_candidate(candidate);
+            }
+            self.remotes.remove(&dead);
+            self.agent.handle_timeout(now);
+        }
+        answers
     }
 
     /// The next thing that the checks want or found.
@@ -264,7 +289,8 @@ impl Ice {
     /// The pair that carries packets.
     pub fn selected_pair(&self) -> Option<SelectedPair> {
         let (base, remote) = self.selected?;
-        let mapped = self.mapped.get(&(base, remote)).copied().unwrap_or(base);
+        let heard = self.heard.get(&(base, remote));
+        let mapped = heard.map_or(base, |answer| answer.mapped);
         let local_kind = self
             .locals
             .iter()

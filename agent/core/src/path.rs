@@ -223,3 +223,6 @@ fn schedule(controlling: bool) -> &'static [Duration; 4] {
         &NUDGES_CONTROLLED
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -5,7 +5,7 @@ mod common;
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use common::{STUN_SERVER, World, device, key};
+use common::{STUN_SERVER, Weather, World, device, key};
 use wice_core::io::{Input, LocalAddress};
 use wice_core::status::{PathKind, Reason, State};
 
@@ -169,7 +169,9 @@ fn a_dead_path_is_noticed_within_twelve_seconds_and_made_anew_when_the_network_i
             took > Duration::from_secs(5),
             "a short gap must not end a path: {took:?}"
         );
-        assert_eq!(world.peer(0).reason, Reason::ConsentLost);
+        let first = (world.hosts.iter())
+            .any(|host| host.states.last() == Some(&(State::Waiting, Reason::ConsentLost)));
+        assert!(first || world.peer(0).reason == Reason::OfferReceived);
         world.run(Duration::from_secs(20));
         world.cut = false;
         assert!(world.run_until(6 * MINUTE, World::connected));
@@ -208,8 +210,140 @@ fn a_settled_pair_costs_few_packets_and_wake_ups() {
             (host.wake_ups - wake_ups) / 10,
         );
         println!("{packets} packets and {wakes} wake-ups a minute");
-        // A check and an answer every five seconds; a dump every three for the whole interface.
-        assert!(packets <= 26, "{packets} packets a minute");
-        assert!(wakes <= 12 + 20 + 2, "{wakes} wake-ups a minute");
+        // A check and an answer every four to five seconds; a dump every three for the whole interface.
+        assert!(packets <= 30, "{packets} packets a minute");
+        assert!(wakes <= 15 + 20 + 2, "{wakes} wake-ups a minute");
+    }
+}
+
+/// Runs for a time and looks at both kernels after every single event.
+fn run_without_a_gap(world: &mut World, time: Duration) {
+    let gap = |world: &World| !world.is_open(0) || !world.is_open(1);
+    assert!(
+        !world.run_until(time, gap),
+        "after {:?}",
+        world.now - world.start
+    );
+}
+
+#[test]
+fn restarts_leave_no_moment_without_a_path() {
+    for seed in 0..10 {
+        let mut world = World::new(seed, seed % 2 == 0);
+        world.boot(0);
+        world.boot(1);
+        assert!(world.run_until(MINUTE, World::connected));
+        run_without_a_gap(&mut world, Duration::from_secs(10));
+        world.weather = Weather {
+            loss: 0.3,
+            duplication: 0.2,
+            max_delay: Duration::from_secs(2),
+        };
+        for pause in [0, 3, 15, 40, 200, 1_000, 5_000, 20_000] {
+            world.restart((seed % 2) as usize);
+            run_without_a_gap(&mut world, Duration::from_millis(pause));
+            world.restart(usize::from(pause % 3 == 0));
+            run_without_a_gap(&mut world, Duration::from_millis(pause / 2));
+        }
+        run_without_a_gap(&mut world, 5 * MINUTE);
+        assert!(world.connected(), "seed {seed}");
+        for host in &world.hosts {
+            assert_eq!(host.paths, [PathKind::Direct], "it was shown as lost");
+        }
+    }
+}
+
+#[test]
+fn a_restart_that_nobody_hears_of_leaves_the_old_pair_at_work() {
+    let mut world = tunnel();
+    world.weather.loss = 1.0;
+    world.restart(0);
+    run_without_a_gap(&mut world, 10 * MINUTE);
+    assert_eq!(
+        (world.peer(0).path, world.peer(1).path),
+        (PathKind::Direct, PathKind::Direct)
+    );
+    assert_eq!(world.peer(1).state, State::Connected);
+    world.weather.loss = 0.0;
+    assert!(world.run_until(2 * MINUTE, World::connected));
+    run_without_a_gap(&mut world, MINUTE);
+}
+
+#[test]
+fn an_agent_that_was_killed_comes_back_without_a_gap() {
+    let mut world = tunnel();
+    for host in [1, 0, 1] {
+        world.crash(host);
+        run_without_a_gap(&mut world, Duration::from_secs(2));
+        world.hosts[host].clock_offset -= 3_600_000;
+        world.boot(host);
+        run_without_a_gap(&mut world, MINUTE);
+        assert!(world.connected());
+    }
+}
+
+/// Two machines with two addresses each, IPv6 and IPv4, and no NAT.
+fn two_ways() -> World {
+    let mut world = World::new(1, false);
+    world.hosts[0].second = "2001:db8::1".parse().ok();
+    world.hosts[1].second = "2001:db8::2".parse().ok();
+    world.boot(0);
+    world.boot(1);
+    assert!(world.run_until(MINUTE, World::connected));
+    world.run(MINUTE);
+    world
+}
+
+#[test]
+fn ipv6_is_preferred_where_both_work() {
+    let world = two_ways();
+    assert_eq!(world.endpoint(0), "[2001:db8::2]:51821".parse().ok());
+    assert_eq!(world.endpoint(1), "[2001:db8::1]:51820".parse().ok());
+}
+
+#[test]
+fn another_pair_takes_over_without_any_signalling() {
+    for side in [0, 1] {
+        let mut world = two_ways();
+        world.weather.loss = 1.0;
+        let gone = world.hosts[side].second.expect("set above");
+        world.unplugged.insert(gone);
+        let moved = |world: &World| {
+            world.endpoint(0) == "198.51.100.2:51821".parse().ok()
+                && world.endpoint(1) == "198.51.100.1:51820".parse().ok()
+        };
+        let start = world.now;
+        assert!(world.run_until(5 * MINUTE, moved), "side {side}");
+        let took = world.now - start;
+        assert!(took < Duration::from_secs(14), "{took:?}");
+        world.run(5 * MINUTE);
+        assert!(world.connected(), "side {side}");
+        assert!(moved(&world));
+        assert_eq!((world.peer(0).restarts, world.peer(1).restarts), (0, 0));
+    }
+}
+
+#[test]
+fn a_better_pair_that_comes_back_is_used_again() {
+    let mut world = two_ways();
+    let gone = world.hosts[1].second.expect("set above");
+    world.unplugged.insert(gone);
+    world.run(MINUTE);
+    world.unplugged.clear();
+    world.restart(0);
+    let back = |world: &World| world.endpoint(0) == "[2001:db8::2]:51821".parse().ok();
+    assert!(world.run_until(MINUTE, back));
+}
+
+#[test]
+fn a_network_that_is_gone_altogether_is_noticed_as_soon_with_two_pairs_as_with_one() {
+    for offset in [0, 1_700, 3_300] {
+        let mut world = two_ways();
+        world.run(Duration::from_millis(offset));
+        world.cut = true;
+        let cut = world.now;
+        assert!(world.run_until(MINUTE, |world| !world.connected()));
+        let took = world.now - cut;
+        assert!(took < Duration::from_secs(12), "{took:?}");
     }
 }

@@ -35,6 +35,8 @@ pub struct Host {
     pub device: Device,
     pub key: PrivateKey,
     pub address: IpAddr,
+    /// A second address, behind no NAT.
+    pub second: Option<IpAddr>,
     pub nat: Option<Nat>,
     pub states: Vec<(State, Reason)>,
     pub endpoints_set: Vec<SocketAddr>,
@@ -48,6 +50,12 @@ pub struct Host {
     pub running: bool,
     pub clock_offset: i64,
     subscriptions: BTreeSet<Mailbox>,
+}
+
+impl Host {
+    fn has(&self, address: IpAddr) -> bool {
+        address == self.address || Some(address) == self.second
+    }
 }
 
 /// Endpoint-independent mapping, address-and-port-dependent filtering (RFC 4787): a port-restricted cone.
@@ -78,6 +86,12 @@ impl Nat {
         mapped
     }
 
+    fn mapped(&self, source: SocketAddr, destination: SocketAddr) -> Option<SocketAddr> {
+        let key = (source, self.symmetric.then_some(destination));
+        let port = self.ports.get(&key)?;
+        Some(SocketAddr::new(self.address, *port))
+    }
+
     fn inbound(&self, source: SocketAddr, destination: SocketAddr) -> Option<SocketAddr> {
         if !self.flows.contains(&(destination, source)) {
             return None;
@@ -105,6 +119,8 @@ pub struct World {
     pub published: usize,
     /// The network between the hosts is down.
     pub cut: bool,
+    /// Nothing leaves from or gets to these.
+    pub unplugged: BTreeSet<IpAddr>,
     /// STUN servers that answer nobody.
     pub silent: BTreeSet<SocketAddr>,
     /// Every sealed message that was ever left, for replays.
@@ -126,6 +142,7 @@ impl World {
             weather: Weather::default(),
             published: 0,
             cut: false,
+            unplugged: BTreeSet::new(),
             silent: BTreeSet::new(),
             archive: Vec::new(),
             mailboxes: BTreeMap::new(),
@@ -154,6 +171,7 @@ impl World {
                 device,
                 key: keys[index].clone(),
                 address,
+                second: None,
                 nat: natted.then(|| Nat::new(outside)),
                 states: Vec::new(),
                 endpoints_set: Vec::new(),
@@ -177,13 +195,15 @@ impl World {
         machine.mesh = Mesh::new(Settings::default(), seed);
         machine.running = true;
         machine.subscriptions.clear();
-        let address = LocalAddress {
-            link: "eth0".into(),
-            address: machine.address,
-            deprecated: false,
-        };
+        let addresses = (machine.second.into_iter().chain([machine.address]))
+            .map(|address| LocalAddress {
+                link: "eth0".into(),
+                address,
+                deprecated: false,
+            })
+            .collect();
         self.input(host, Input::BackendUp);
-        self.input(host, Input::Addresses(vec![address]));
+        self.input(host, Input::Addresses(addresses));
         let server = STUN_SERVER.parse().expect("an address");
         self.input(host, Input::StunServers(vec![server]));
         let device = self.hosts[host].device.clone();
@@ -304,6 +324,25 @@ impl World {
         Some((other, seen))
     }
 
+    /// The same without sending anything: every NAT on the way has to be open already.
+    pub fn is_open(&self, host: usize) -> bool {
+        let (here, there) = (&self.hosts[host], &self.hosts[1 - host]);
+        let source = SocketAddr::new(here.address, here.device.listen_port);
+        let inside = SocketAddr::new(there.address, there.device.listen_port);
+        let Some(endpoint) = self.endpoint(host).filter(|_| !self.cut) else {
+            return false;
+        };
+        let seen = match &here.nat {
+            Some(nat) => nat.mapped(source, endpoint),
+            None => Some(source),
+        };
+        let arrives = |seen| match &there.nat {
+            Some(nat) => nat.inbound(seen, endpoint),
+            None => Some(endpoint),
+        };
+        seen.and_then(arrives) == Some(inside)
+    }
+
     pub fn endpoint(&self, host: usize) -> Option<SocketAddr> {
         self.hosts[host]
             .device
@@ -418,7 +457,11 @@ impl World {
         source: SocketAddr,
         destination: SocketAddr,
     ) -> Option<(usize, SocketAddr, SocketAddr)> {
-        if self.cut || source.ip() != self.hosts[host].address {
+        if self.cut || !self.hosts[host].has(source.ip()) {
+            return None;
+        }
+        let ends = [source.ip(), destination.ip()];
+        if ends.iter().any(|end| self.unplugged.contains(end)) {
             return None;
         }
         let seen = match &mut self.hosts[host].nat {
@@ -432,7 +475,7 @@ impl World {
             None => destination,
         };
         let port = self.hosts[other].device.listen_port;
-        (inside == SocketAddr::new(self.hosts[other].address, port))
+        (self.hosts[other].has(inside.ip()) && inside.port() == port)
             .then_some((other, seen, inside))
     }
 
