@@ -88,7 +88,7 @@ fn typical(ours: &PrivateKey, theirs: &PrivateKey) -> Offer {
         eoc: true,
         credentials: Credentials {
             ufrag: "fragment".to_owned(),
-            pwd: Password::new("a password of twenty-four".to_owned()),
+            pwd: Password::new("passwordOfTwentyFourChars".to_owned()),
         },
     }
 }
