@@ -7,6 +7,7 @@ mod lab;
 mod life;
 mod path;
 mod scene;
+mod secrets;
 mod trouble;
 
 use std::env;
@@ -64,6 +65,7 @@ fn main() -> ExitCode {
         interfaces::cases(),
         input::cases(),
         trouble::cases(),
+        secrets::cases(),
     ]
     .into_iter()
     .flatten()

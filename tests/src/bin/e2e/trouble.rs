@@ -299,7 +299,11 @@ fn hanging_interface(engine: Engine) -> Result<()> {
 
 fn leaves_quickly(engine: Engine) -> Result<()> {
     let scene = Scene::at_home(engine)?;
-    let (mut a, _b) = scene.connect()?;
+    // By plain requests: each waits for its answer.
+    let settings = Settings::http(&scene.server);
+    let mut a = Agent::start(&scene.a.host, &settings)?;
+    let b = Agent::start(&scene.b.host, &settings)?;
+    scene.converge(&a, &b)?;
     let endpoint = scene.a.tunnel.peer(&scene.b.tunnel)?.endpoint;
     // The connection to the server stays open, and nothing arrives any more.
     scene.lab.wan().ip("link set wan down")?;
