@@ -5,6 +5,7 @@ mod input;
 mod interfaces;
 mod lab;
 mod life;
+mod mailbox;
 mod path;
 mod scene;
 mod secrets;

@@ -1,16 +1,11 @@
 //! What an agent must never tell, however much it logs: keys, ICE passwords and tokens.
 
 use std::fs;
-use std::io::{Read as _, Write as _};
-use std::net::{SocketAddr, TcpStream};
-use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
 use nix::sys::signal::Signal;
 use serde_json::Value;
-use wice_core::key::{PrivateKey, PublicKey};
-use wice_core::mailbox::{Mailbox, Sealed};
-use wice_core::seal::PairSecrets;
+use wice_core::key::PublicKey;
 use wice_tests::agent::{Agent, Settings, Status, wicectl};
 use wice_tests::bus;
 use wice_tests::process::Process;
@@ -19,7 +14,7 @@ use wice_tests::wait::until;
 use wice_tests::wireguard::Engine;
 
 use crate::scene::{PATIENCE, Scene};
-use crate::{Case, case};
+use crate::{Case, case, mailbox};
 
 pub(crate) fn cases() -> Vec<Case> {
     vec![case(
@@ -155,49 +150,17 @@ fn secrets(scene: &Scene, preshared: &str) -> Result<Vec<Secret>> {
 
 /// The ICE passwords of both sides: whoever has a private key can read them in the mailboxes.
 fn passwords(scene: &Scene) -> Result<Vec<Secret>> {
-    let private = scene.a.host.machine.run("wg show wg0 private-key")?;
-    let bytes: PublicKey = private.trim().parse().context("not a key")?;
-    let key = PrivateKey::from_bytes(*bytes.as_bytes()).context("not a private key")?;
-    let peer: PublicKey = scene.b.tunnel.key.parse().context("not a key")?;
-    let pair = PairSecrets::derive(&key, &peer).context("no agreement")?;
-    let private = scene.b.host.machine.run("wg show wg0 private-key")?;
-    let bytes: PublicKey = private.trim().parse().context("not a key")?;
-    let other = PrivateKey::from_bytes(*bytes.as_bytes()).context("not a private key")?;
-    let theirs = PairSecrets::derive(&other, &key.public()).context("no agreement")?;
-    let offers = [
-        pair.open(&read(scene, pair.incoming())?),
-        theirs.open(&read(scene, theirs.incoming())?),
-    ];
     let mut secrets = Vec::new();
-    for offer in offers {
-        let offer: Value =
-            serde_json::from_str(&offer.ok().context("a sealed offer does not open")?)?;
-        let password = offer["pwd"]
-            .as_str()
-            .context("an offer without a password")?;
+    for (reader, writer) in [(&scene.a, &scene.b), (&scene.b, &scene.a)] {
+        let pair = mailbox::secrets(reader, writer)?;
+        let sealed = mailbox::read(scene, pair.incoming())?.context("an empty mailbox")?;
+        let offer = pair.open(&sealed).ok().context("an offer does not open")?;
+        let offer: Value = serde_json::from_str(&offer)?;
+        let password = offer["pwd"].as_str().context("no password")?.to_owned();
         secrets.push(Secret {
             what: "an ICE password",
-            text: password.to_owned(),
+            text: password,
         });
     }
     Ok(secrets)
-}
-
-/// Reads what lies in a mailbox, as anybody can.
-fn read(scene: &Scene, mailbox: Mailbox) -> Result<Sealed> {
-    let server = SocketAddr::new(scene.lab.server_address(), 8080);
-    let answer = scene.lab.wan().enter(|| {
-        let mut stream = TcpStream::connect(server)?;
-        stream.set_read_timeout(Some(Duration::from_secs(5)))?;
-        write!(
-            stream,
-            "GET /v1/mailboxes/{mailbox} HTTP/1.1\r\nhost: {server}\r\nconnection: close\r\n\r\n"
-        )?;
-        let mut answer = String::new();
-        stream.read_to_string(&mut answer)?;
-        Ok(answer)
-    })?;
-    let (head, body) = answer.split_once("\r\n\r\n").context("no HTTP")?;
-    ensure!(head.starts_with("HTTP/1.1 200"), "no message: {head}");
-    Sealed::new(body.trim()).context("not a sealed message")
 }
