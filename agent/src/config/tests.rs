@@ -103,6 +103,10 @@ fn bad_values_are_repeated_with_what_was_expected_and_without_passwords() {
             "this build knows http",
         ),
         ("[signaling]\nbackends = [\"nonsense\"]", "not a URL"),
+        (
+            "[signaling]\nbackends = [\"wss://user:secret@x\"]",
+            "put a token into token-file",
+        ),
         ("[ice]\nservers = [\"stun:x:99999\"]", "1 to 65535"),
         ("[ice]\npolicy = \"never\"", "expected \"all\""),
         ("[ice]\ncandidates = [\"srflex\"]", "\"srflx\""),

@@ -51,14 +51,12 @@ impl Desired {
         self.subscribed.remove(&mailbox).is_some()
     }
 
-    /// Wants nothing any more; tells whether nothing was published.
-    pub(super) fn leave(&mut self) -> bool {
+    /// Wants nothing any more.
+    pub(super) fn leave(&mut self) {
         self.next_revision();
         self.leaving = true;
         self.subscribed.clear();
-        let empty = self.published.is_empty();
         self.published.clear();
-        empty
     }
 
     /// Tells whether the agent is about to stop.

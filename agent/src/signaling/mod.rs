@@ -226,11 +226,8 @@ impl Signaling {
 
     /// Withdraws all that is published from every backend that answers, for at most `deadline`, and stops.
     pub(crate) async fn leave(self, deadline: Duration) {
-        let mut empty = false;
-        self.desired.send_modify(|desired| empty = desired.leave());
-        if empty {
-            return;
-        }
+        // Even if nothing is published any more: what was withdrawn a moment ago has not reached the servers.
+        self.desired.send_modify(Desired::leave);
         let revision = self.desired.borrow().revision();
         let done = self.running.iter().map(|running| {
             let mut progress = running.progress.clone();

@@ -5,8 +5,10 @@ mod input;
 mod interfaces;
 mod lab;
 mod life;
+mod mailbox;
 mod path;
 mod scene;
+mod secrets;
 mod trouble;
 
 use std::env;
@@ -64,6 +66,7 @@ fn main() -> ExitCode {
         interfaces::cases(),
         input::cases(),
         trouble::cases(),
+        secrets::cases(),
     ]
     .into_iter()
     .flatten()

@@ -18,7 +18,7 @@ use wice_tests::wait::{patience, until};
 use wice_tests::wireguard::{Engine, Tunnel};
 
 use crate::scene::{PATIENCE, Scene};
-use crate::{Case, case};
+use crate::{Case, case, mailbox};
 
 pub(crate) fn cases() -> Vec<Case> {
     vec![
@@ -38,6 +38,10 @@ pub(crate) fn cases() -> Vec<Case> {
         case(
             "trouble-an-agent-leaves-within-three-seconds-of-a-dead-network",
             leaves_quickly,
+        ),
+        case(
+            "trouble-an-agent-that-leaves-empties-its-mailboxes",
+            leaves_nothing,
         ),
         case(
             "trouble-a-key-and-a-port-that-are-set-later-are-followed",
@@ -299,7 +303,11 @@ fn hanging_interface(engine: Engine) -> Result<()> {
 
 fn leaves_quickly(engine: Engine) -> Result<()> {
     let scene = Scene::at_home(engine)?;
-    let (mut a, _b) = scene.connect()?;
+    // By plain requests: each waits for its answer.
+    let settings = Settings::http(&scene.server);
+    let mut a = Agent::start(&scene.a.host, &settings)?;
+    let b = Agent::start(&scene.b.host, &settings)?;
+    scene.converge(&a, &b)?;
     let endpoint = scene.a.tunnel.peer(&scene.b.tunnel)?.endpoint;
     // The connection to the server stays open, and nothing arrives any more.
     scene.lab.wan().ip("link set wan down")?;
@@ -314,6 +322,27 @@ fn leaves_quickly(engine: Engine) -> Result<()> {
         "the endpoint did not stay"
     );
     Ok(())
+}
+
+fn leaves_nothing(engine: Engine) -> Result<()> {
+    let scene = Scene::at_home(engine)?;
+    let by_http = Settings::http(&scene.server);
+    let mut a = Agent::start(&scene.a.host, &by_http)?;
+    let mut b = Agent::start(&scene.b.host, &Settings::websocket(&scene.server))?;
+    scene.converge(&a, &b)?;
+    let pair = mailbox::secrets(&scene.a, &scene.b)?;
+    for (agent, mailbox) in [(&mut a, pair.outgoing()), (&mut b, pair.incoming())] {
+        ensure!(
+            mailbox::read(&scene, mailbox)?.is_some(),
+            "empty before anybody left"
+        );
+        agent.process.stop()?;
+        ensure!(
+            mailbox::read(&scene, mailbox)?.is_none(),
+            "the offer stayed behind"
+        );
+    }
+    scene.a.reaches(&scene.b)
 }
 
 fn late_key(engine: Engine) -> Result<()> {
