@@ -10,6 +10,7 @@ use is::stun::{StunMessage, StunPacket};
 use is::{IceAgent, IceAgentEvent, IceConnectionState, IceCreds, Protocol};
 
 use crate::candidate::{Candidate, Kind};
+use crate::explain::Ledger;
 use crate::io::Packet;
 use crate::offer::{Credentials, Role};
 use crate::status::CandidateStatus;
@@ -23,6 +24,7 @@ pub struct Ice {
     /// The address that the peer saw us at, per pair of base and remote address.
     mapped: BTreeMap<(SocketAddr, SocketAddr), SocketAddr>,
     selected: Option<(SocketAddr, SocketAddr)>,
+    ledger: Ledger,
 }
 
 /// Pacing of checks: the default of 50 ms would dominate a connection on one LAN (RFC 8445 §14.2 allows 5 ms).
@@ -83,6 +85,7 @@ impl Ice {
             remotes: BTreeMap::new(),
             mapped: BTreeMap::new(),
             selected: None,
+            ledger: Ledger::default(),
         }
     }
 
@@ -157,6 +160,10 @@ impl Ice {
             self.mapped
                 .insert((packet.destination, packet.source), mapped);
         }
+        if accepted {
+            self.ledger
+                .received(packet.destination, packet.source, &packet.payload);
+        }
         // What arrived may allow a check or a nomination at once.
         if accepted {
             self.agent.handle_timeout(now);
@@ -177,6 +184,8 @@ impl Ice {
     /// The next thing that the checks want or found.
     pub fn poll(&mut self) -> Option<IceEvent> {
         if let Some(transmit) = self.agent.poll_transmit() {
+            self.ledger
+                .sent(transmit.source, transmit.destination, &transmit.contents);
             return Some(IceEvent::Transmit {
                 source: transmit.source,
                 destination: transmit.destination,
@@ -226,6 +235,16 @@ impl Ice {
                 address: remote,
             },
         })
+    }
+
+    /// What was sent and came back, per pair.
+    pub const fn ledger(&self) -> &Ledger {
+        &self.ledger
+    }
+
+    /// Our base and the peer's address of the pair that carries packets.
+    pub const fn selected_ends(&self) -> Option<(SocketAddr, SocketAddr)> {
+        self.selected
     }
 
     /// Round-trip time of the selected pair.

@@ -20,6 +20,8 @@ use crate::seal::PairSecrets;
 use crate::session::{Random, Reaction, Session};
 use crate::status::{CandidateStatus, PathKind, PeerStatus, Reason, State};
 
+mod explain;
+
 /// A peer as the mesh keeps it.
 #[derive(Debug)]
 pub(super) struct Peer {
