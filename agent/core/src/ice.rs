@@ -10,6 +10,7 @@ use is::stun::{StunMessage, StunPacket};
 use is::{IceAgent, IceAgentEvent, IceConnectionState, IceCreds, Protocol};
 
 use crate::candidate::{Candidate, Kind};
+use crate::explain::Ledger;
 use crate::io::Packet;
 use crate::offer::{Credentials, Role};
 use crate::status::CandidateStatus;
@@ -29,6 +30,7 @@ pub struct Ice {
     answers: u64,
     answered: Option<Instant>,
     lost: bool,
+    ledger: Ledger,
 }
 
 /// An answer to a check.
@@ -115,6 +117,7 @@ impl Ice {
             answers: 0,
             answered: None,
             lost: false,
+            ledger: Ledger::default(),
         }
     }
 
@@ -195,6 +198,10 @@ impl Ice {
             self.heard
                 .insert((packet.destination, packet.source), answer);
         }
+        if accepted {
+            self.ledger
+                .received(packet.destination, packet.source, &packet.payload);
+        }
         // What arrived may allow a check or a nomination at once.
         if accepted {
             let answers = self.agent.nominated_pair_responses_received();
@@ -254,6 +261,8 @@ impl Ice {
     /// The next thing that the checks want or found.
     pub fn poll(&mut self) -> Option<IceEvent> {
         if let Some(transmit) = self.agent.poll_transmit() {
+            self.ledger
+                .sent(transmit.source, transmit.destination, &transmit.contents);
             return Some(IceEvent::Transmit {
                 source: transmit.source,
                 destination: transmit.destination,
@@ -310,6 +319,16 @@ impl Ice {
                 address: remote,
             },
         })
+    }
+
+    /// What was sent and came back, per pair.
+    pub const fn ledger(&self) -> &Ledger {
+        &self.ledger
+    }
+
+    /// Our base and the peer's address of the pair that carries packets.
+    pub const fn selected_ends(&self) -> Option<(SocketAddr, SocketAddr)> {
+        self.selected
     }
 
     /// Round-trip time of the selected pair.

@@ -5,6 +5,7 @@
 pub mod backoff;
 pub mod candidate;
 pub mod device;
+pub mod explain;
 pub mod gather;
 pub mod ice;
 pub mod io;

@@ -8,6 +8,7 @@ use std::time::Instant;
 
 use rand::SeedableRng;
 
+use crate::explain::Explanation;
 use crate::io::{Change, Input, LocalAddress, Now, Output, Packet, Transmit};
 use crate::key::PublicKey;
 use crate::offer::Rejection;
@@ -145,6 +146,15 @@ impl Mesh {
         let peer = self.interfaces.get(&index)?.peers.get(key)?;
         let name = self.settings.peer_name(key).to_owned();
         Some(peer.status(name, now.instant))
+    }
+
+    /// Why the path to a peer is as it is.
+    pub fn explain(&self, interface: &str, key: &PublicKey, now: Now) -> Option<Explanation> {
+        let interface = self.interfaces.get(&self.index(interface)?)?;
+        let peer = interface.peers.get(key)?;
+        let end_of_candidates = interface.gather.is_finished();
+        let servers = self.servers.len();
+        Some(peer.explain(&interface.locals, end_of_candidates, servers, now.instant))
     }
 
     /// The keys of an interface's peers.

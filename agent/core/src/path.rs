@@ -118,6 +118,12 @@ impl Path {
         }
     }
 
+    /// Tells whether packets travel as wished: the kernel has the endpoint, or one that it roamed to since.
+    pub fn is_in_place(&self, kernel: &Peer) -> bool {
+        let roamed = self.deviation.as_ref().is_some_and(|it| it.roamed);
+        self.wanted.is_some() && (roamed || kernel.endpoint == self.wanted)
+    }
+
     /// Gives the wish up: the kernel keeps what it has.
     pub fn release(&mut self) {
         *self = Self::default();

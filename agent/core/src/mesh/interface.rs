@@ -35,7 +35,7 @@ pub(super) struct Interface {
 }
 
 /// Between dumps while a peer is about to change; the kernel announces nothing about peers.
-const DUMP_FAST: Duration = Duration::from_millis(100);
+const DUMP_FAST: Duration = Duration::from_millis(50);
 /// More per peer of the interface: among a thousand somebody is always about to change, and a dump carries them all.
 const DUMP_PER_PEER: Duration = Duration::from_millis(1);
 /// Between dumps of an interface on which nothing is about to change.

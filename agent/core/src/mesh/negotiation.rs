@@ -78,6 +78,11 @@ impl Negotiation {
         }
     }
 
+    /// Tells whether the present checks had selected a pair: then nothing waits for them to do so.
+    pub(super) const fn was_selected(&self) -> bool {
+        self.ice.is_some() && self.give_up.is_none() && self.retry_at.is_none()
+    }
+
     pub(super) fn drop_carrying(&mut self, cx: &mut Context<'_>) {
         if let Some(ice) = self.carrying.take() {
             self.forget(ice.ufrag(), cx);

@@ -21,6 +21,8 @@ use crate::status::{PathKind, Reason, State};
 mod checks;
 mod shown;
 
+mod explain;
+
 /// A peer as the mesh keeps it.
 #[derive(Debug)]
 pub(super) struct Peer {
@@ -262,6 +264,7 @@ impl Peer {
         while let Some((event, present)) = self.negotiation.as_mut().and_then(|it| it.poll()) {
             self.react(event, present, cx);
         }
+        self.confirm(cx);
         if let (Some(negotiation), Some(key)) = (&mut self.negotiation, cx.key) {
             while let Some(offer) = negotiation.session.poll_offer(cx.now.instant, cx.random) {
                 let mut z = [0; 64];

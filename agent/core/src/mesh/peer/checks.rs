@@ -85,17 +85,9 @@ impl Peer {
                 if let Verdict::Set(endpoint) = verdict {
                     self.set_endpoint(endpoint, cx);
                 }
-                if present {
-                    if self.state != State::Connected {
-                        info!(interface = cx.interface, peer = %self.id.key, name = cx.name,
-                            "connected: {} {} to {} {}", pair.local.kind.as_str(), pair.local.address,
-                            pair.remote.kind.as_str(), pair.remote.address);
-                    }
-                    self.enter(State::Connected, Reason::PairNominated, cx);
-                }
             }
             IceEvent::Disconnected if !present => negotiation.drop_carrying(cx),
-            IceEvent::Disconnected if self.state == State::Connected => {
+            IceEvent::Disconnected if negotiation.was_selected() => {
                 let reason = if self.is_alive(cx.now.instant) {
                     Reason::KernelAlive
                 } else {
@@ -107,6 +99,23 @@ impl Peer {
             }
             // Nothing was nominated yet: more candidates may come, and `give_up` ends the wait.
             IceEvent::Disconnected => {}
+        }
+    }
+
+    /// Calls the peer connected once packets travel the nominated way: the kernel has its endpoint.
+    pub(super) fn confirm(&mut self, cx: &Context<'_>) {
+        let Some(negotiation) = &self.negotiation else {
+            return;
+        };
+        let pair = negotiation.ice.as_ref().and_then(Ice::selected_pair);
+        if let Some(pair) = pair
+            && self.state != State::Connected
+            && negotiation.path.is_in_place(&self.kernel)
+        {
+            info!(interface = cx.interface, peer = %self.id.key, name = cx.name,
+                "connected: {} {} to {} {}", pair.local.kind.as_str(), pair.local.address,
+                pair.remote.kind.as_str(), pair.remote.address);
+            self.enter(State::Connected, Reason::PairNominated, cx);
         }
     }
 
@@ -144,6 +153,10 @@ impl Peer {
             interface: cx.interface.to_owned(),
             peer: self.id.key,
             endpoint,
+        });
+        // Whether it is there now, the kernel says.
+        cx.outputs.push_back(Output::Dump {
+            interface: cx.interface.to_owned(),
         });
     }
 }
