@@ -214,7 +214,9 @@ impl Mesh {
     }
 
     fn timeout(&mut self, now: Now) {
-        while let Some(alarm) = self.alarms.take_due(now.instant) {
+        // Each at most once, so that nothing which is due again at once can hold the others up.
+        let due: Vec<Alarm> = std::iter::from_fn(|| self.alarms.take_due(now.instant)).collect();
+        for alarm in due {
             match alarm {
                 Alarm::Gather(index) => self.gather(index, now),
                 Alarm::Dump(index) => {

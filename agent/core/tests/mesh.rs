@@ -349,3 +349,26 @@ fn lost_repeated_late_and_reordered_offers_cost_only_time() {
         );
     }
 }
+
+#[test]
+fn of_two_interfaces_with_the_same_keys_one_connects_and_the_other_follows_when_it_is_gone() {
+    let mut world = tunnel();
+    let mut twin = world.hosts[0].device.clone();
+    twin.name = "wg1".into();
+    twin.index = 8;
+    twin.listen_port = 51900;
+    world.input(0, Input::Device(twin.clone()));
+    world.run(MINUTE);
+    assert!(world.connected(), "the first one is disturbed");
+    let peer = world.hosts[1].key.public();
+    let state = |world: &World| {
+        let now = world.time(0);
+        let twin = world.hosts[0].mesh.peer("wg1", &peer, now);
+        twin.map(|peer| peer.state)
+    };
+    assert_eq!(state(&world), Some(State::Failed));
+    world.input(0, Input::Gone("wg0".into()));
+    world.hosts[0].device = twin.clone();
+    world.input(0, Input::Device(twin));
+    assert!(world.run_until(MINUTE, |world| state(world) == Some(State::Connected)));
+}
