@@ -210,6 +210,13 @@ impl Driver {
                 // Whoever asked may have gone.
                 let _ = reply.send(known);
             }
+            Command::Explain {
+                interface,
+                peer,
+                reply,
+            } => {
+                let _ = reply.send(self.mesh.explain(&interface, &peer, now()));
+            }
             Command::Reload { reply } => {
                 let _ = reply.send(self.reload());
             }

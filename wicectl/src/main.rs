@@ -47,6 +47,8 @@ enum Action {
     Wait(cmd::wait::Options),
     /// Pings a peer through the tunnel, and says by which path each reply came.
     Ping(cmd::ping::Options),
+    /// Explains a peer's path: both sides' addresses, every pair of them, and what would help.
+    Explain(cmd::explain::Options),
     /// Makes the agent read its configuration again.
     Reload,
     /// Prints the versions of wicectl and of the agent.
@@ -91,6 +93,7 @@ async fn run(arguments: Arguments) -> Result<(), Failure> {
         Some(Action::Monitor(options)) => cmd::monitor::run(&options, style).await,
         Some(Action::Wait(options)) => cmd::wait::run(&options).await,
         Some(Action::Ping(options)) => cmd::ping::run(&options, style).await,
+        Some(Action::Explain(options)) => cmd::explain::run(&options, style).await,
         Some(Action::Reload) => cmd::reload::run().await,
         Some(Action::Version) => cmd::version::run().await,
         Some(Action::Completions { shell }) => {

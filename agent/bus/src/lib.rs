@@ -4,13 +4,15 @@
 //! types: the numbers are stable, and other programs may depend on them. Described in `docs/dbus.md`.
 
 mod error;
+mod explanation;
 mod number;
 pub mod path;
 mod proxy;
 mod snapshot;
 
 pub use error::Error;
-pub use number::{BackendState, Reason, State};
+pub use explanation::{Explanation, Pair};
+pub use number::{BackendState, Finding, PairState, Reason, State};
 pub use proxy::{ManagerProxy, PathChanged, PeerProxy, StateChanged};
 pub use snapshot::{Backend, Candidate, Interface, Peer, Snapshot};
 

@@ -117,6 +117,54 @@ numbers! {
     }
 }
 
+numbers! {
+    /// How far the checks of a pair are, in what `Explain` returns.
+    PairState {
+        /// Not known.
+        #[default]
+        Unknown = 0, "unknown";
+        /// No check was sent yet.
+        Waiting = 10, "waiting";
+        /// Checks were sent, and answers may still come.
+        Checking = 20, "checking";
+        /// Checks were answered.
+        Answered = 30, "answered";
+        /// It carries packets.
+        Selected = 40, "selected";
+        /// Checks were sent, and no answer came.
+        Failed = 50, "failed";
+    }
+}
+
+numbers! {
+    /// What stands in the way of a direct path, in what `Explain` returns.
+    Finding {
+        /// Not known.
+        #[default]
+        Unknown = 0, "unknown";
+        /// The agent has no candidate at all.
+        NoLocalCandidates = 10, "no-local-candidates";
+        /// All its addresses are private, and no STUN server is configured.
+        NoStunServer = 20, "no-stun-server";
+        /// All its addresses are private: no STUN server answered.
+        StunUnanswered = 30, "stun-unanswered";
+        /// The peer's offer has no candidate.
+        NoRemoteCandidates = 40, "no-remote-candidates";
+        /// All of the peer's addresses are private.
+        PeerOnlyPrivate = 50, "peer-only-private";
+        /// One side has IPv4 only, the other IPv6 only.
+        NoCommonFamily = 60, "no-common-family";
+        /// Checks were sent, and nothing at all came from the peer.
+        NothingArrives = 70, "nothing-arrives";
+        /// The peer's checks arrive, but the agent's are not answered.
+        Unanswered = 80, "unanswered";
+        /// The agent's NAT has another port for each destination.
+        MappingVaries = 90, "mapping-varies";
+        /// The peer's NAT has another port for each destination.
+        PeerMappingVaries = 100, "peer-mapping-varies";
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 
-use zbus::{OwnedObjectPath, Variant, proxy};
+use zbus::{OwnedObjectPath, OwnedVariant, Variant, proxy};
 
 /// The root object.
 #[proxy(
@@ -38,6 +38,10 @@ pub trait Peer {
     /// Starts the peer's session anew; the present path stays until a new one is found.
     #[zbus(no_autostart, allow_interactive_auth)]
     fn restart(&self, options: HashMap<&str, Variant<'_>>) -> Result<(), crate::Error>;
+
+    /// Candidates, pairs and what stands in the way of a direct path: [`crate::Explanation::from_dictionary`] reads it.
+    #[zbus(no_autostart)]
+    fn explain(&self) -> Result<HashMap<String, OwnedVariant>, crate::Error>;
 
     /// The state changed; sent after the properties.
     #[zbus(signal)]

@@ -17,6 +17,7 @@ use std::sync::Arc;
 
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinHandle;
+use wice_core::explain::Explanation;
 use wice_core::key::PublicKey;
 use wice_core::status::{InterfaceStatus, PathKind, PeerStatus, Reason, State};
 
@@ -33,6 +34,15 @@ pub(crate) enum Command {
         peer: PublicKey,
         /// Whether the peer is known.
         reply: oneshot::Sender<bool>,
+    },
+    /// Say why the path to a peer is as it is.
+    Explain {
+        /// Name of the interface.
+        interface: String,
+        /// The peer.
+        peer: PublicKey,
+        /// `None` when the peer is not known.
+        reply: oneshot::Sender<Option<Explanation>>,
     },
     /// Read the configuration again.
     Reload {

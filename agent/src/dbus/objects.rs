@@ -12,7 +12,7 @@ use wice_core::key::PublicKey;
 use wice_core::status::{InterfaceStatus, PeerStatus};
 use zbus::message::Header;
 use zbus::object_server::SignalEmitter;
-use zbus::{Connection, OwnedObjectPath, OwnedVariant, interface};
+use zbus::{Connection, OwnedObjectPath, OwnedVariant, Variant, interface};
 
 use super::authority::{self, Action};
 use super::model::Model;
@@ -264,6 +264,21 @@ impl Peer {
         } else {
             Err(unknown_peer(&self.interface, &peer))
         }
+    }
+
+    /// Why the path is as it is: State and Reason (u), LocalCandidates and RemoteCandidates (a(ssqs)), Findings (au), and Pairs
+    /// (a((ssqs)(ssqs)uuuu): both ends, state, checks sent, answered, and received from the peer).
+    #[zbus(out_args("explanation"))]
+    async fn explain(&self) -> Result<HashMap<&'static str, Variant<'static>>, Error> {
+        let peer = self.status.lock().public_key;
+        let command = |reply| Command::Explain {
+            interface: self.interface.clone(),
+            peer,
+            reply,
+        };
+        let explanation = ask(&self.commands, command).await?;
+        let explanation = explanation.ok_or_else(|| unknown_peer(&self.interface, &peer))?;
+        Ok(properties::explanation(&explanation).into_dictionary())
     }
 
     /// The state changed; sent after the properties.

@@ -6,6 +6,7 @@ use std::collections::HashMap;
 use std::time::Duration;
 
 use wice_core::candidate::Network;
+use wice_core::explain::{Explanation, Pair};
 use wice_core::status::{CandidateStatus, InterfaceStatus, PeerStatus};
 use zbus::Variant;
 
@@ -87,18 +88,55 @@ pub(super) fn allowed_ips(status: &PeerStatus) -> Vec<String> {
 
 /// Type, address, port and network; empty words and zero for none.
 pub(super) fn candidate(candidate: Option<&CandidateStatus>) -> (String, String, u16, String) {
-    candidate.map_or_else(Default::default, |candidate| {
-        let network = match Network::udp(&candidate.address.ip()) {
-            Network::Udp6 => "udp6",
-            _ => "udp4",
-        };
+    candidate.map_or_else(Default::default, |status| {
+        let candidate = bus_candidate(status);
         (
-            candidate.kind.as_str().to_owned(),
-            candidate.address.ip().to_string(),
-            candidate.address.port(),
-            network.to_owned(),
+            candidate.kind,
+            candidate.address,
+            candidate.port,
+            candidate.network,
         )
     })
+}
+
+/// A candidate in the words of the contract.
+fn bus_candidate(candidate: &CandidateStatus) -> wice_bus::Candidate {
+    let network = match Network::udp(&candidate.address.ip()) {
+        Network::Udp6 => "udp6",
+        _ => "udp4",
+    };
+    wice_bus::Candidate {
+        kind: candidate.kind.as_str().to_owned(),
+        address: candidate.address.ip().to_string(),
+        port: candidate.address.port(),
+        network: network.to_owned(),
+    }
+}
+
+/// An explanation in the words of the contract.
+pub(super) fn explanation(explanation: &Explanation) -> wice_bus::Explanation {
+    let candidates =
+        |candidates: &[CandidateStatus]| candidates.iter().map(bus_candidate).collect();
+    let pair = |pair: &Pair| wice_bus::Pair {
+        local: bus_candidate(&pair.local),
+        remote: bus_candidate(&pair.remote),
+        state: (pair.state as u32).into(),
+        sent: pair.exchange.sent,
+        answered: pair.exchange.answered,
+        received: pair.exchange.received,
+    };
+    wice_bus::Explanation {
+        state: (explanation.state as u32).into(),
+        reason: (explanation.reason as u32).into(),
+        local: candidates(&explanation.local),
+        remote: candidates(&explanation.remote),
+        pairs: explanation.pairs.iter().map(pair).collect(),
+        findings: explanation
+            .findings
+            .iter()
+            .map(|finding| (*finding as u32).into())
+            .collect(),
+    }
 }
 
 /// Microseconds; 0 when unknown.

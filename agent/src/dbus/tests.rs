@@ -1,5 +1,6 @@
 //! The service on a real bus, as a client of it sees it.
 
+mod explain;
 mod fixture;
 mod packaging;
 mod ping;
@@ -11,6 +12,7 @@ mod wicectl;
 use std::collections::HashMap;
 use std::time::Duration;
 
+use wice_core::explain::{Finding, PairState};
 use wice_core::status::{PathKind, PeerStatus, Reason, State};
 
 use super::Command;
@@ -366,6 +368,38 @@ fn the_agents_numbers_are_those_of_the_contract() {
             .expect("the number exists");
         assert_eq!(format!("{same:?}"), format!("{state:?}"));
     }
+    let findings = [
+        Finding::NoLocalCandidates,
+        Finding::NoStunServer,
+        Finding::StunUnanswered,
+        Finding::NoRemoteCandidates,
+        Finding::PeerOnlyPrivate,
+        Finding::NoCommonFamily,
+        Finding::NothingArrives,
+        Finding::Unanswered,
+        Finding::MappingVaries,
+        Finding::PeerMappingVaries,
+    ];
+    let pair_states = [
+        PairState::Waiting,
+        PairState::Checking,
+        PairState::Answered,
+        PairState::Selected,
+        PairState::Failed,
+    ];
+    // The contract's first is "unknown".
+    let numbered = |core: &dyn std::fmt::Debug, number: u32| (number, format!("{core:?}"));
+    let ours: Vec<_> = findings.iter().map(|it| numbered(it, *it as u32)).collect();
+    let bus = wice_bus::Finding::ALL.iter().skip(1);
+    let contract: Vec<_> = bus.map(|it| numbered(it, it.number())).collect();
+    assert_eq!(ours, contract);
+    let ours: Vec<_> = pair_states
+        .iter()
+        .map(|it| numbered(it, *it as u32))
+        .collect();
+    let bus = wice_bus::PairState::ALL.iter().skip(1);
+    let contract: Vec<_> = bus.map(|it| numbered(it, it.number())).collect();
+    assert_eq!(ours, contract);
     for (core, bus) in [
         (Reason::PeerAdded, wice_bus::Reason::PeerAdded),
         (Reason::NoBackend, wice_bus::Reason::NoBackend),

@@ -1,6 +1,7 @@
 //! One file for each thing that wicectl does.
 
 pub(crate) mod deadline;
+pub(crate) mod explain;
 pub(crate) mod monitor;
 pub(crate) mod ping;
 pub(crate) mod reload;

@@ -88,7 +88,7 @@ pub(crate) async fn run(options: &Options, style: Style) -> Result<(), Failure> 
     }
     if options.until_direct && !direct {
         return Err(Failure::Timeout(format!(
-            "no reply from {} came by a direct path",
+            "no reply from {} came by a direct path (wicectl explain says why)",
             target.label
         )));
     }

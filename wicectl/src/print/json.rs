@@ -56,8 +56,9 @@ struct PeerFields<'a> {
     restarts: u32,
 }
 
+/// An address of a path.
 #[derive(Serialize)]
-struct CandidateFields<'a> {
+pub(crate) struct CandidateFields<'a> {
     #[serde(rename = "type")]
     kind: &'a str,
     address: &'a str,
@@ -124,7 +125,8 @@ fn peer(peer: &Peer) -> PeerFields<'_> {
     }
 }
 
-fn candidate(candidate: &Candidate) -> CandidateFields<'_> {
+/// The fields of a candidate.
+pub(crate) fn candidate(candidate: &Candidate) -> CandidateFields<'_> {
     CandidateFields {
         kind: &candidate.kind,
         address: &candidate.address,

@@ -2,6 +2,7 @@
 
 pub(crate) mod clock;
 pub(crate) mod event;
+pub(crate) mod explain;
 pub(crate) mod json;
 pub(crate) mod manual;
 pub(crate) mod status;

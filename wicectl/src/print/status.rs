@@ -155,14 +155,20 @@ fn state(peer: &Peer, style: Style, now: u64) -> String {
     text
 }
 
-fn candidate(candidate: &Candidate) -> String {
+/// Address and port, and what kind of candidate it is.
+pub(super) fn candidate(candidate: &Candidate) -> String {
+    let kind = escape(words::candidate(&candidate.kind));
+    format!("{} ({kind})", address(candidate))
+}
+
+/// Address and port.
+pub(super) fn address(candidate: &Candidate) -> String {
     let address = escape(&candidate.address);
-    let address = if address.contains(':') {
+    if address.contains(':') {
         format!("[{address}]:{}", candidate.port)
     } else {
         format!("{address}:{}", candidate.port)
-    };
-    format!("{address} ({})", escape(words::candidate(&candidate.kind)))
+    }
 }
 
 fn line(text: &mut String, style: Style, name: &str, value: &str) {
