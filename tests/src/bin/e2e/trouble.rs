@@ -249,9 +249,12 @@ fn bad_servers(engine: Engine) -> Result<()> {
 }
 
 fn hanging_interface(engine: Engine) -> Result<()> {
+    if engine == Engine::Kernel {
+        println!("the kernel does not hang; a machine with userspace WireGuard runs this case");
+        return Ok(());
+    }
     let scene = Scene::at_home(engine)?;
     let machine = &scene.a.host.machine;
-    // Userspace WireGuard beside the kernel's, too.
     let mut command = machine.command("wireguard-go");
     command.arg("wg9").env("WG_PROCESS_FOREGROUND", "1");
     let hanging = Process::start(machine, "hanging", &mut command)?;
