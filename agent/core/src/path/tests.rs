@@ -151,7 +151,7 @@ fn nudges(controlling: bool, answered: Option<u64>) -> Vec<u64> {
 #[test]
 fn the_tunnel_is_nudged_until_something_arrives_and_the_sides_take_turns() {
     assert_eq!(nudges(true, None), [0, 1_000, 5_200, 10_500]);
-    assert_eq!(nudges(false, None), [300, 1_500, 5_700, 11_000]);
+    assert_eq!(nudges(false, None), [500, 1_500, 5_700, 11_000]);
     assert_eq!(nudges(true, Some(500)), [0]);
     assert!(nudges(false, Some(100)).is_empty());
 }
