@@ -4,7 +4,6 @@
 
 use std::convert::Infallible;
 use std::error::Error;
-use std::fmt;
 use std::future::pending;
 use std::time::Duration;
 
@@ -13,6 +12,7 @@ use url::Url;
 
 use super::BackendConfig;
 use super::link::Link;
+use crate::logging::causes;
 
 /// A way to move sealed messages between mailboxes.
 ///
@@ -41,14 +41,14 @@ pub(super) trait Backend: Sized + Send + 'static {
 #[derive(Debug, thiserror::Error)]
 pub(super) enum BackendError {
     /// It could not be prepared.
-    #[error("cannot prepare the connection: {}; check the URL, the token and the system's CA certificates", Chain(source.as_ref()))]
+    #[error("cannot prepare the connection: {}; check the URL, the token and the system's CA certificates", causes(source.as_ref()))]
     Setup {
         /// What was missing.
         #[source]
         source: Box<dyn Error + Send + Sync>,
     },
     /// The network or TLS failed.
-    #[error("tried to {tried}: {}; check the URL, the name's address, the network and the server", Chain(source.as_ref()))]
+    #[error("tried to {tried}: {}; check the URL, the name's address, the network and the server", causes(source.as_ref()))]
     Unreachable {
         /// What was tried.
         tried: &'static str,
@@ -120,21 +120,6 @@ impl BackendError {
             Self::Status { retry_after, .. } => *retry_after,
             _ => None,
         }
-    }
-}
-
-/// An error with its causes, in one line.
-struct Chain<'a>(&'a (dyn Error + 'static));
-
-impl fmt::Display for Chain<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}", self.0)?;
-        let mut source = self.0.source();
-        while let Some(error) = source {
-            write!(f, ": {error}")?;
-            source = error.source();
-        }
-        Ok(())
     }
 }
 
