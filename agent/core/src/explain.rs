@@ -127,6 +127,9 @@ impl Ledger {
     }
 }
 
+/// Checks of a pair without an answer that mean something: by then the first was sent more than half a second ago.
+const PATIENCE: u32 = 5;
+
 /// What an explanation is made of.
 pub(crate) struct Facts<'a> {
     pub(crate) state: State,
@@ -229,7 +232,9 @@ impl Facts<'_> {
         let Some(Ledger(ledger)) = self.ledger else {
             return findings;
         };
-        if !negotiates || self.path == PathKind::Direct {
+        // A path of an earlier session may still be in use while this one finds none.
+        let direct = self.state == State::Connected && self.path == PathKind::Direct;
+        if !negotiates || direct {
             return findings;
         }
         let mut note = |finding, holds: bool| {
@@ -254,9 +259,9 @@ impl Facts<'_> {
             .all(|our| theirs.iter().all(|their| our.is_ipv4() != their.is_ipv4()));
         let both = !ours.is_empty() && !theirs.is_empty();
         note(Finding::NoCommonFamily, apart && both);
-        let sum = |count: fn(&Exchange) -> u32| ledger.values().map(count).any(|it| it > 0);
-        let (sent, answered) = (sum(|it| it.sent), sum(|it| it.answered));
-        let received = sum(|it| it.received);
+        let sent = ledger.values().any(|it| it.sent >= PATIENCE);
+        let answered = ledger.values().any(|it| it.answered > 0);
+        let received = ledger.values().any(|it| it.received > 0);
         note(Finding::NothingArrives, sent && !answered && !received);
         note(Finding::Unanswered, sent && !answered && received);
         note(Finding::MappingVaries, self.mapping_varies());
@@ -394,7 +399,9 @@ mod tests {
         ];
         let theirs = [remote(Kind::Srflx, "198.51.100.2:5001", Some("10.0.0.2:1"))];
         let mut ledger = Ledger::default();
-        ledger.sent(at(base), at("198.51.100.2:5001"), &REQUEST);
+        for _ in 0..PATIENCE {
+            ledger.sent(at(base), at("198.51.100.2:5001"), &REQUEST);
+        }
         assert_eq!(
             findings(&ours, &theirs, &ledger),
             [Finding::NothingArrives, Finding::MappingVaries]
@@ -451,7 +458,29 @@ mod tests {
         );
         facts.state = State::Failed;
         assert_eq!(states(&facts)[1], PairState::Failed);
-        facts.path = PathKind::Direct;
-        assert!(facts.findings().is_empty(), "nothing stands in the way");
+    }
+
+    #[test]
+    fn something_stands_in_the_way_of_a_new_session_though_an_old_path_is_in_use() {
+        let locals = [local(Kind::Host, "198.51.100.1:1", "198.51.100.1:1")];
+        let remotes = [remote(Kind::Host, "198.51.100.2:1", None)];
+        let mut ledger = Ledger::default();
+        for _ in 0..PATIENCE {
+            ledger.sent(locals[0].base, remotes[0].socket_addr(), &REQUEST);
+        }
+        let mut facts = Facts {
+            state: State::Checking,
+            reason: Reason::OfferReceived,
+            path: PathKind::Direct,
+            locals: &locals,
+            end_of_candidates: true,
+            stun_servers: 0,
+            remotes: &remotes,
+            ledger: Some(&ledger),
+            selected: None,
+        };
+        assert!(facts.findings().contains(&Finding::NothingArrives));
+        facts.state = State::Connected;
+        assert!(facts.findings().is_empty(), "it is direct");
     }
 }
