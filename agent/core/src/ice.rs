@@ -91,6 +91,8 @@ pub enum IceEvent {
 /// The pair that was nominated last.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct SelectedPair {
+    /// The address of this machine that packets leave from.
+    pub base: SocketAddr,
     /// Our end.
     pub local: CandidateStatus,
     /// The peer's end: WireGuard's endpoint.
@@ -310,6 +312,7 @@ impl Ice {
             .get(&remote)
             .map_or(Kind::Prflx, |remote| remote.candidate.kind);
         Some(SelectedPair {
+            base,
             local: CandidateStatus {
                 kind: local_kind,
                 address: mapped,

@@ -2,7 +2,7 @@
 //!
 //! Compares a wish with dumps; knows no candidate, no session and no signalling.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant};
 
 use crate::device::Peer;
@@ -11,6 +11,8 @@ use crate::device::Peer;
 #[derive(Debug, Default)]
 pub struct Path {
     wanted: Option<SocketAddr>,
+    /// The address of ours that packets leave from.
+    source: Option<IpAddr>,
     /// Since when the kernel has had another endpoint, and the receive counter at that time.
     deviation: Option<Deviation>,
     hold: Hold,
@@ -41,7 +43,8 @@ const ROAMED_SILENCE: Duration = Duration::from_secs(20);
 /// A wait for the first sign that packets travel the new way.
 #[derive(Debug)]
 struct Handshake {
-    rx_bytes: u64,
+    /// Of the first dump after the nomination: the one before may be seconds old.
+    rx_bytes: Option<u64>,
     latest_handshake: Duration,
     nudges: usize,
     next: Option<Instant>,
@@ -103,7 +106,7 @@ impl Path {
         self.hold = Hold::default();
         let schedule = schedule(controlling);
         self.handshake = Some(Handshake {
-            rx_bytes: kernel.rx_bytes,
+            rx_bytes: None,
             latest_handshake: kernel.latest_handshake,
             nudges: 0,
             next: schedule.first().map(|delay| now + *delay),
@@ -116,6 +119,13 @@ impl Path {
         } else {
             Verdict::Set(endpoint)
         }
+    }
+
+    /// Takes the address of ours that packets leave from now; true when it is another one than before.
+    ///
+    /// Userspace WireGuard goes on to send from the old one until its endpoint is written again, even if it is the same.
+    pub fn leaves_from(&mut self, source: IpAddr) -> bool {
+        self.source.replace(source).is_some_and(|old| old != source)
     }
 
     /// Tells whether packets travel as wished: the kernel has the endpoint, or one that it roamed to since.
@@ -136,12 +146,14 @@ impl Path {
 
     /// Compares the wish with a dump.
     pub fn compare(&mut self, kernel: &Peer, now: Instant) -> Verdict {
-        if let Some(handshake) = &self.handshake
-            && (handshake.next.is_none()
-                || kernel.rx_bytes > handshake.rx_bytes
-                || kernel.latest_handshake > handshake.latest_handshake)
-        {
-            self.handshake = None;
+        if let Some(handshake) = &mut self.handshake {
+            let before = *handshake.rx_bytes.get_or_insert(kernel.rx_bytes);
+            if handshake.next.is_none()
+                || kernel.rx_bytes > before
+                || kernel.latest_handshake > handshake.latest_handshake
+            {
+                self.handshake = None;
+            }
         }
         let Some(wanted) = self.wanted else {
             return Verdict::Leave;

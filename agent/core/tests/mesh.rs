@@ -230,6 +230,7 @@ fn a_machine_that_moves_to_another_network_gets_a_new_path() {
     world.run(Duration::from_secs(20));
     let address = "192.168.9.9".parse().expect("an address");
     world.hosts[1].address = address;
+    let written = world.hosts[1].endpoints_set.len();
     world.hosts[1].nat = Some(Nat::new("198.51.100.77"));
     let link = "wlan0".into();
     world.input(
@@ -251,6 +252,10 @@ fn a_machine_that_moves_to_another_network_gets_a_new_path() {
     world.run(Duration::from_secs(30));
     assert!(world.connected());
     assert!(world.tunnel_works(0) && world.tunnel_works(1));
+    assert!(
+        world.hosts[1].endpoints_set.len() > written,
+        "written again though it is the same, so that userspace WireGuard forgets the old source"
+    );
 }
 
 #[test]

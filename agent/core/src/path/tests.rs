@@ -137,6 +137,7 @@ fn nudges(controlling: bool, answered: Option<u64>) -> Vec<u64> {
     while let Some(at) = path.poll_timeout() {
         let passed = at.duration_since(start).as_millis() as u64;
         if answered.is_some_and(|answered| passed >= answered) {
+            path.compare(&kernel(Some(OURS), 0, 148), at);
             path.compare(&kernel(Some(OURS), 148, 148), at);
         }
         if path.take_nudge(controlling, at) {
@@ -154,4 +155,15 @@ fn the_tunnel_is_nudged_until_something_arrives_and_the_sides_take_turns() {
     assert_eq!(nudges(false, None), [500, 1_500, 5_700, 11_000]);
     assert_eq!(nudges(true, Some(500)), [0]);
     assert!(nudges(false, Some(100)).is_empty());
+}
+
+#[test]
+fn a_dump_from_before_the_nomination_is_no_sign_of_life() {
+    let start = Instant::now();
+    let mut path = Path::default();
+    path.want(address(OURS), &kernel(Some(THEIRS), 100, 100), true, start);
+    path.compare(&kernel(Some(OURS), 5_000, 5_000), start);
+    assert!(path.awaits_handshake(), "those bytes came before");
+    path.compare(&kernel(Some(OURS), 5_032, 5_000), start);
+    assert!(!path.awaits_handshake());
 }

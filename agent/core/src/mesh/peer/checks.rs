@@ -81,9 +81,15 @@ impl Peer {
                     controlling,
                     cx.now.instant,
                 );
+                let moved = negotiation.path.leaves_from(pair.base.ip());
+                let remote = Some(pair.remote.address);
                 self.dirty = true;
-                if let Verdict::Set(endpoint) = verdict {
-                    self.set_endpoint(endpoint, cx);
+                match verdict {
+                    Verdict::Set(endpoint) => self.set_endpoint(endpoint, cx),
+                    Verdict::Leave if moved && self.kernel.endpoint == remote => {
+                        self.set_endpoint(pair.remote.address, cx);
+                    }
+                    Verdict::Leave => {}
                 }
             }
             IceEvent::Disconnected if !present => negotiation.drop_carrying(cx),
