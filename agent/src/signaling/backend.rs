@@ -38,6 +38,10 @@ pub(super) trait Backend: Sized + Send + 'static {
 }
 
 /// Why a backend stopped. It is tried again in any case.
+#[cfg_attr(
+    not(all(feature = "http", feature = "websocket")),
+    allow(dead_code, reason = "not every backend fails in every way")
+)]
 #[derive(Debug, thiserror::Error)]
 pub(super) enum BackendError {
     /// It could not be prepared.

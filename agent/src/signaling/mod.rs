@@ -3,6 +3,9 @@
 //! Publishes on all of them and accepts from any; no backend's failure delays another. Must not know what is sealed,
 //! who the peers are, nor anything of the kernel: a mailbox is a name, a message is text.
 
+#[cfg(not(any(feature = "http", feature = "websocket")))]
+compile_error!("an agent needs a signalling backend: enable the feature `http` or `websocket`");
+
 mod backend;
 mod desired;
 #[cfg(feature = "http")]
