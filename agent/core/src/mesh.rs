@@ -350,7 +350,9 @@ impl Mesh {
         let needed = peer.needs_candidates();
         let result = act(peer, &mut cx);
         peer.settle(&mut cx);
-        let at = peer.poll_timeout(now.instant);
+        let at = peer
+            .poll_timeout(now.instant)
+            .map(|at| self.alarms.gather(Alarm::Peer(id), at, now.instant));
         let unsettles = !unsettled && peer.is_unsettled();
         let needs = peer.needs_candidates();
         self.alarms.set(Alarm::Peer(id), at);

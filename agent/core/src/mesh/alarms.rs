@@ -1,7 +1,7 @@
 //! One table for every deadline of the mesh: nothing polls, nothing has a timer of its own.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 /// When each thing wants to be looked at again.
 #[derive(Debug)]
@@ -9,6 +9,11 @@ pub(super) struct Alarms<Id> {
     due: BTreeSet<(Instant, Id)>,
     set: BTreeMap<Id, Instant>,
 }
+
+/// A deadline this far away may be put off a little.
+const FAR: Duration = Duration::from_millis(500);
+/// By at most this: nothing to a check that is due every few seconds.
+const SLACK: Duration = Duration::from_millis(100);
 
 impl<Id> Default for Alarms<Id> {
     fn default() -> Self {
@@ -46,6 +51,18 @@ impl<Id: Copy + Ord> Alarms<Id> {
         self.due.pop_first();
         self.set.remove(&id);
         Some(id)
+    }
+
+    /// Puts a deadline that is far away off to the one that follows it closely, so that many idle peers wake the machine
+    /// together.
+    pub(super) fn gather(&self, id: Id, at: Instant, now: Instant) -> Instant {
+        if at < now + FAR {
+            return at;
+        }
+        let next = self.due.range((at, id)..).next();
+        next.map(|(due, _)| *due)
+            .filter(|due| *due <= at + SLACK)
+            .unwrap_or(at)
     }
 
     /// The next deadline.
