@@ -7,6 +7,10 @@
 
 pub mod agent;
 pub mod bus;
+pub mod certificate;
+pub mod coturn;
+pub mod cut;
+pub mod iperf;
 pub mod namespace;
 pub mod nat;
 pub mod ping;

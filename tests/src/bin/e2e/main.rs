@@ -4,6 +4,7 @@
 mod input;
 mod interfaces;
 mod lab;
+mod lab_relay;
 mod life;
 mod mailbox;
 mod path;
@@ -61,6 +62,7 @@ fn main() -> ExitCode {
     let arguments = Arguments::parse();
     let cases: Vec<Case> = [
         lab::cases(),
+        lab_relay::cases(),
         path::cases(),
         life::cases(),
         interfaces::cases(),
