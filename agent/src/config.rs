@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use glob::Pattern;
 use url::Url;
 use wice_core::key::PublicKey;
+use wice_core::server::{IceServer, InvalidServer, ServerKind};
 use wice_core::settings::{CandidateKinds, InterfaceRule, PeerRule, Settings};
 use zeroize::Zeroizing;
 
@@ -41,8 +42,8 @@ pub(crate) struct Config {
     pub(crate) backends: Vec<Url>,
     /// The bearer token for those that ask for one.
     pub(crate) token: Option<Token>,
-    /// Host and port of each STUN server.
-    pub(crate) stun_servers: Vec<(String, u16)>,
+    /// STUN and TURN servers.
+    pub(crate) servers: Vec<IceServer>,
     /// What the core decides by.
     pub(crate) settings: Settings,
     /// What was understood but has no effect in this version.
@@ -51,8 +52,6 @@ pub(crate) struct Config {
 
 /// Links that lead to containers and virtual machines of this host, not to peers.
 const EXCLUDED: [&str; 3] = ["docker*", "virbr*", "veth*"];
-/// RFC 8489 §18.6.
-const STUN_PORT: u16 = 3478;
 
 impl Config {
     /// Reads `path` (default [`DEFAULT_PATH`], which may be missing) and `path.d/*.toml`.
@@ -81,15 +80,16 @@ impl Config {
             .iter()
             .map(|text| backend(text))
             .collect::<Result<_, _>>()?;
-        let mut stun_servers = Vec::new();
+        let mut servers = Vec::new();
         for server in ice.servers.unwrap_or_default() {
-            match stun_server(server.url())? {
-                Some(server) => stun_servers.push(server),
-                None => warnings.push(format!(
-                    "[ice] servers: {} is ignored: this version has no relays yet",
-                    server.url()
-                )),
+            let server = ice_server(&server)?;
+            if matches!(server.url.kind, ServerKind::Turn(_)) {
+                let url = &server.url;
+                warnings.push(format!(
+                    "[ice] servers: {url} is ignored: this version has no relays yet"
+                ));
             }
+            servers.push(server);
         }
         if file.metrics.is_some_and(|metrics| metrics.listen.is_some()) {
             warnings.push("[metrics] listen is ignored: this version serves no metrics yet".into());
@@ -138,7 +138,7 @@ impl Config {
         Ok(Self {
             backends,
             token: token(signaling.token_file.as_deref())?,
-            stun_servers,
+            servers,
             settings,
             warnings,
         })
@@ -214,38 +214,20 @@ fn redact(text: &str) -> String {
     }
 }
 
-/// Host and port of a `stun:` URI (RFC 7064); `None` for a relay's.
-fn stun_server(url: &str) -> Result<Option<(String, u16)>, ConfigError> {
-    let problem = |problem: &str| ConfigError::Value {
-        key: "[ice] servers",
-        value: url.to_owned(),
-        problem: problem.to_owned(),
-    };
-    let Some((scheme, rest)) = url.split_once(':') else {
-        return Err(problem("expected stun:HOST or stun:HOST:PORT"));
-    };
-    match scheme {
-        "stun" => {}
-        "turn" | "turns" => return Ok(None),
-        _ => return Err(problem("expected stun:HOST or stun:HOST:PORT")),
-    }
-    let (host, port) = match rest.rsplit_once(':') {
-        // The colons of a bare IPv6 address separate no port.
-        Some((host, port)) if !host.contains(':') || host.ends_with(']') => {
-            let port = port
-                .parse()
-                .ok()
-                .filter(|port| *port != 0)
-                .ok_or_else(|| problem("the port must be a number from 1 to 65535"))?;
-            (host, port)
-        }
-        _ => (rest, STUN_PORT),
-    };
-    let host = host.trim_start_matches('[').trim_end_matches(']');
-    if host.is_empty() {
-        return Err(problem("the host is missing"));
-    }
-    Ok(Some((host.to_owned(), port)))
+/// A server of the list: its URI and what opens it.
+fn ice_server(server: &file::Server) -> Result<IceServer, ConfigError> {
+    let url = server.url();
+    Ok(IceServer {
+        url: url
+            .parse()
+            .map_err(|error: InvalidServer| ConfigError::Value {
+                key: "[ice] servers",
+                value: url.to_owned(),
+                problem: error.to_string(),
+            })?,
+        username: String::new(),
+        credential: None,
+    })
 }
 
 fn pattern(key: &'static str, glob: &str) -> Result<Pattern, ConfigError> {

@@ -11,6 +11,7 @@ use tokio::sync::mpsc;
 use tracing::{debug, error, info, warn};
 use wice_core::io::{Input, LocalAddress, Now, Output};
 use wice_core::mesh::Mesh;
+use wice_core::server::IceServer;
 
 use crate::config::Config;
 use crate::dbus::{self, Command};
@@ -39,6 +40,8 @@ pub(crate) struct Driver {
     signaling: Signaling,
     bus: dbus::Service,
     resolver: Resolver,
+    /// Servers that the configuration names.
+    servers: Vec<IceServer>,
     events: mpsc::Receiver<signaling::Event>,
     commands: mpsc::Receiver<Command>,
     signals: Signals,
@@ -77,7 +80,7 @@ impl Driver {
         let mut seed = [0; 32];
         getrandom::fill(&mut seed)?;
         let mut resolver = Resolver::default();
-        resolver.resolve(&config.stun_servers);
+        resolver.resolve(&config.servers);
         for warning in &config.warnings {
             warn!("{warning}");
         }
@@ -93,6 +96,7 @@ impl Driver {
             signaling,
             bus,
             resolver,
+            servers: config.servers,
             events,
             commands,
             signals,
@@ -178,7 +182,14 @@ impl Driver {
                 self.input(Input::Message { mailbox, sealed });
             }
             signaling::Event::Changed(_) => self.backends_changed(),
+            signaling::Event::IceServers => self.servers_changed(),
         }
+    }
+
+    /// Follows the servers of the configuration and those that backends hand out.
+    fn servers_changed(&mut self) {
+        let servers = [self.servers.as_slice(), &self.signaling.ice_servers()].concat();
+        self.resolver.resolve(&servers);
     }
 
     /// Tells the core when the first backend connects and when the last one is lost.
@@ -245,7 +256,8 @@ impl Driver {
         for warning in &config.warnings {
             warn!("{warning}");
         }
-        self.resolver.resolve(&config.stun_servers);
+        self.servers = config.servers;
+        self.servers_changed();
         self.input(Input::Settings(config.settings));
         self.backends_changed();
         Ok(())
@@ -274,6 +286,7 @@ impl Driver {
                     debug!(destination = %transmit.destination, "cannot send a check: {error}");
                 }
             }
+            Output::Relay(order) => debug!(?order, "this version has no relays"),
             Output::SetEndpoint {
                 interface,
                 peer,

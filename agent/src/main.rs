@@ -54,9 +54,9 @@ fn check(cli: &Cli) -> Exit {
                 eprintln!("warning: {warning}");
             }
             println!(
-                "the configuration is valid: {} signalling backends, {} STUN servers",
+                "the configuration is valid: {} signalling backends, {} ICE servers",
                 config.backends.len(),
-                config.stun_servers.len()
+                config.servers.len()
             );
             Exit::Clean
         }

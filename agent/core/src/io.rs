@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use crate::device::Device;
 use crate::key::PublicKey;
 use crate::mailbox::{Mailbox, Sealed};
+use crate::relay::{RelayOrder, Relayed};
 use crate::settings::Settings;
 use crate::status::Reason;
 
@@ -42,8 +43,26 @@ pub enum Input {
     BackendUp,
     /// No backend is reachable any more.
     BackendDown,
-    /// A STUN packet arrived on a WireGuard port.
+    /// A STUN packet arrived on a WireGuard port, or at a relayed address.
     Packet(Packet),
+    /// The addresses that TURN servers relay to an interface, whenever they changed; those of the server in use.
+    Relayed {
+        /// Index of the interface.
+        interface: u32,
+        /// None while no server has given any.
+        addresses: Vec<Relayed>,
+        /// Every server has answered or was given up: there is nothing to wait for.
+        finished: bool,
+    },
+    /// Where WireGuard reaches a peer by its route ([`RelayOrder::Open`]), or that it cannot: `None`.
+    RelayRoute {
+        /// Index of the interface.
+        interface: u32,
+        /// The peer.
+        peer: PublicKey,
+        /// A loopback address of this peer's own.
+        endpoint: Option<SocketAddr>,
+    },
     /// A user asks for a new session with a peer.
     Restart {
         /// Name of the interface.
@@ -97,6 +116,8 @@ pub enum Output {
     Unsubscribe(Mailbox),
     /// Send STUN from a WireGuard port.
     Transmit(Transmit),
+    /// Something that the relays shall do.
+    Relay(RelayOrder),
     /// Write a peer's endpoint into the interface.
     SetEndpoint {
         /// Name of the interface.

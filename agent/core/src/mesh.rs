@@ -103,6 +103,7 @@ impl Mesh {
             Input::BackendUp => self.backend(true, now),
             Input::BackendDown => self.backend(false, now),
             Input::Packet(packet) => self.packet(&packet, now),
+            Input::Relayed { .. } | Input::RelayRoute { .. } => {}
             Input::Restart { interface, peer } => {
                 if let Some(index) = self.index(&interface) {
                     let id = PeerId {

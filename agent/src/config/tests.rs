@@ -59,7 +59,8 @@ fn drop_ins_override_single_keys_in_the_order_of_their_names() {
     let config = directory.load().expect("valid");
     assert_eq!(config.backends.len(), 1);
     assert_eq!(config.backends[0].as_str(), "wss://c.example/");
-    assert_eq!(config.stun_servers, [("a.example".to_owned(), 3478)]);
+    assert_eq!(config.servers.len(), 1);
+    assert_eq!(config.servers[0].url.to_string(), "stun:a.example:3478");
 }
 
 #[test]
@@ -86,11 +87,15 @@ fn stun_servers_may_be_names_or_addresses_of_both_families() {
         "wice.toml",
         "[ice]\nservers = [\"stun:[2001:db8::1]:5\", \"stun:2001:db8::2\", { url = \"stun:192.0.2.1:7\" }]\n",
     );
-    let servers = directory.load().expect("valid").stun_servers;
-    let expected = [("2001:db8::1", 5), ("2001:db8::2", 3478), ("192.0.2.1", 7)];
+    let config = directory.load().expect("valid");
+    let urls: Vec<String> = config.servers.iter().map(|it| it.url.to_string()).collect();
     assert_eq!(
-        servers,
-        expected.map(|(host, port)| (host.to_owned(), port))
+        urls,
+        [
+            "stun:[2001:db8::1]:5",
+            "stun:[2001:db8::2]:3478",
+            "stun:192.0.2.1:7"
+        ]
     );
 }
 

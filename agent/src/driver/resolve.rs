@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use tokio::task::JoinSet;
 use tracing::{debug, info, warn};
+use wice_core::server::{IceServer, ServerKind};
 
 /// The servers' addresses as they were last found.
 #[derive(Default)]
@@ -39,15 +40,18 @@ const RETRY: Duration = Duration::from_secs(2);
 const PATIENCE: Duration = Duration::from_secs(10);
 
 impl Resolver {
-    /// Looks up these servers from now on, at once.
-    pub(super) fn resolve(&mut self, servers: &[(String, u16)]) {
+    /// Looks up the STUN servers among these from now on, at once.
+    pub(super) fn resolve(&mut self, servers: &[IceServer]) {
         let mut known = std::mem::take(&mut self.servers);
         self.lookups = JoinSet::new();
-        for (host, port) in servers {
-            let server = Server {
-                host: host.clone(),
-                port: *port,
-            };
+        let wanted: BTreeSet<Server> = (servers.iter())
+            .filter(|server| server.url.kind == ServerKind::Stun)
+            .map(|server| Server {
+                host: server.url.host.clone(),
+                port: server.url.port,
+            })
+            .collect();
+        for server in wanted {
             let before = known.remove(&server).unwrap_or_default();
             self.servers.insert(server.clone(), before);
             self.lookups.spawn(look_up(server, Duration::ZERO));
@@ -123,12 +127,16 @@ async fn look_up(server: Server, delay: Duration) -> (Server, io::Result<Vec<Soc
 
 #[cfg(test)]
 mod tests {
-    use super::{Duration, Resolver};
+    use super::{Duration, IceServer, Resolver};
 
     const DEADLINE: Duration = Duration::from_secs(20);
 
-    fn server(host: &str) -> (String, u16) {
-        (host.to_owned(), 3478)
+    fn server(host: &str) -> IceServer {
+        IceServer {
+            url: format!("stun:{host}").parse().expect("a URI"),
+            username: String::new(),
+            credential: None,
+        }
     }
 
     #[tokio::test]

@@ -8,9 +8,11 @@ use std::time::Instant;
 use tokio::sync::mpsc::error::TrySendError;
 use tokio::sync::{mpsc, watch};
 use wice_core::mailbox::{Mailbox, Sealed};
+use wice_core::server::IceServer;
 
 use super::backend::BackendError;
 use super::desired::Desired;
+use super::ice_servers::Handed;
 use super::{BackendState, BackendStatus, Event};
 
 /// One backend's end.
@@ -29,6 +31,8 @@ pub(super) struct Progress {
     pub(super) status: BackendStatus,
     /// The server has everything that was wanted up to this revision.
     pub(super) settled: u64,
+    /// What the server handed out last.
+    pub(super) servers: Vec<IceServer>,
 }
 
 impl Link {
@@ -43,7 +47,11 @@ impl Link {
             state: BackendState::Connecting,
             error: None,
         };
-        let (progress, watch) = watch::channel(Progress { status, settled: 0 });
+        let (progress, watch) = watch::channel(Progress {
+            status,
+            settled: 0,
+            servers: Vec::new(),
+        });
         let link = Self {
             desired,
             progress,
@@ -80,6 +88,19 @@ impl Link {
         match Sealed::new(text) {
             Some(sealed) => self.emit(Event::Message { mailbox, sealed }).await,
             None => self.ignore("a message that is too long"),
+        }
+    }
+
+    /// Takes the STUN and TURN servers that the backend hands out, in the place of those before.
+    pub(super) async fn ice_servers(&mut self, handed: Handed) {
+        for url in &handed.unknown {
+            tracing::debug!(url = self.url(), server = url, "ignored a server");
+        }
+        let changed = self.progress.send_if_modified(|progress| {
+            std::mem::replace(&mut progress.servers, handed.servers.clone()) != handed.servers
+        });
+        if changed {
+            self.emit(Event::IceServers).await;
         }
     }
 

@@ -10,6 +10,7 @@ mod backend;
 mod desired;
 #[cfg(feature = "http")]
 mod http;
+mod ice_servers;
 mod link;
 mod supervise;
 #[cfg(feature = "websocket")]
@@ -29,6 +30,7 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::AbortHandle;
 use url::Url;
 use wice_core::mailbox::{Mailbox, Sealed};
+use wice_core::server::IceServer;
 use zeroize::Zeroizing;
 
 use backend::Backend;
@@ -78,6 +80,8 @@ pub(crate) enum Event {
     },
     /// A backend's state or error changed.
     Changed(BackendStatus),
+    /// A backend hands out other servers than before: [`Signaling::ice_servers`] has them all.
+    IceServers,
 }
 
 /// How one backend fares.
@@ -225,6 +229,19 @@ impl Signaling {
             .iter()
             .map(|running| running.progress.borrow().status.clone())
             .collect()
+    }
+
+    /// The servers that the backends hand out, each once; those of a backend that is away hold until it says otherwise.
+    pub(crate) fn ice_servers(&self) -> Vec<IceServer> {
+        let mut servers = Vec::new();
+        for running in &self.running {
+            for server in &running.progress.borrow().servers {
+                if !servers.contains(server) {
+                    servers.push(server.clone());
+                }
+            }
+        }
+        servers
     }
 
     /// Withdraws all that is published from every backend that answers, for at most `deadline`, and stops.

@@ -23,6 +23,7 @@ use wice_core::mailbox::Mailbox;
 
 use super::backend::{Backend, BackendError, resource, retry_after_seconds, until};
 use super::desired::Ledger;
+use super::ice_servers::Handed;
 use super::link::Link;
 use super::{BackendConfig, Token};
 
@@ -175,6 +176,9 @@ enum Down {
     Error {
         code: serde_json::Value,
     },
+    IceServers {
+        servers: Handed,
+    },
     #[serde(other)]
     Other,
 }
@@ -323,6 +327,7 @@ impl Outbox {
                 link.ignore("a refusal of one of our operations");
                 self.amend.get_or_insert_with(|| Instant::now() + AMEND);
             }
+            Ok(Down::IceServers { servers }) => link.ice_servers(servers).await,
             Ok(Down::Other) => {}
             Err(_) => return Err(malformed("something else than an operation in JSON")),
         }

@@ -368,6 +368,7 @@ impl World {
                 Output::Unsubscribe(mailbox) => {
                     self.hosts[host].subscriptions.remove(&mailbox);
                 }
+                Output::Relay(_) => {}
                 Output::Transmit(transmit) => {
                     self.hosts[host].transmitted += 1;
                     self.hosts[host].sources.insert(transmit.source);

@@ -14,6 +14,7 @@ use wice_core::mailbox::{MAX_SEALED, Mailbox, Sealed};
 
 use super::super::BackendConfig;
 use super::super::backend::{BackendError, resource, retry_after_seconds};
+use super::super::ice_servers::Handed;
 
 /// Asks one server.
 #[derive(Debug)]
@@ -116,15 +117,23 @@ impl Client {
         })
     }
 
-    /// Connects, and asks for something small that needs the token.
-    pub(super) fn hello(&self) -> impl Future<Output = Result<(), BackendError>> + use<> {
+    /// Connects, and asks which ICE servers there are: `None` where the server does not say.
+    pub(super) fn hello(
+        &self,
+    ) -> impl Future<Output = Result<Option<Handed>, BackendError>> + use<> {
         let call = self.call("connect", Method::GET, "ice-servers");
         async move {
             let reply = call.exchange(ANSWER_TIMEOUT, MAX_HELLO).await?;
             match reply.status {
-                status if status.is_success() => Ok(()),
+                status if status.is_success() => match serde_json::from_slice(&reply.body) {
+                    Ok(handed) => Ok(Some(handed)),
+                    Err(_) => Err(BackendError::Malformed {
+                        tried: "connect",
+                        what: "something else than a list of ICE servers",
+                    }),
+                },
                 // A server need not have any, and one that is busy is there all the same.
-                StatusCode::NOT_FOUND | StatusCode::TOO_MANY_REQUESTS => Ok(()),
+                StatusCode::NOT_FOUND | StatusCode::TOO_MANY_REQUESTS => Ok(None),
                 _ => Err(reply.refusal()),
             }
         }

@@ -65,8 +65,11 @@ impl Backend for Http {
             tokio::select! {
                 () = link.changed() => writes.plan(&self.ledger, link),
                 Some(answer) = hello.next() => {
-                    answer?;
+                    let handed = answer?;
                     link.connected().await;
+                    if let Some(handed) = handed {
+                        link.ice_servers(handed).await;
+                    }
                 }
                 Some(write) = writes.running.next() => {
                     writes.ended(write, &mut self.ledger, link).await?;

@@ -271,6 +271,7 @@ impl Members {
                 }
                 Output::Withdraw(_)
                 | Output::Unsubscribe(_)
+                | Output::Relay(_)
                 | Output::Nudge { .. }
                 | Output::Changed(_) => continue,
             };
