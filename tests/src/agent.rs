@@ -1,5 +1,6 @@
 //! The project's agent in a host, and what `wicectl` says of it.
 
+use std::net::IpAddr;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
@@ -49,6 +50,14 @@ impl Settings {
             policy: None,
             authority: None,
         }
+    }
+
+    /// Uses a server by WebSocket at an address of the host's family, and the STUN and TURN servers that it hands out.
+    pub fn handed_out(server: &Server, host: IpAddr) -> Result<Self> {
+        Ok(Self {
+            servers: Vec::new(),
+            ..Self::by(server.websocket_for(host)?, server)
+        })
     }
 
     /// Adds a TURN server.

@@ -61,7 +61,10 @@ impl Transfer {
         })?;
         let mut command = from.command("iperf3");
         command
-            .args(["-c", &address, "-p", &port, "-J", "-i", "0.1"])
+            // Not what this machine prefers: BBR hardly minds what it loses.
+            .args([
+                "-c", &address, "-p", &port, "-J", "-i", "0.1", "-C", "cubic",
+            ])
             .args(["-t", &plan.time.as_secs().to_string()]);
         if let Some(rate) = plan.rate {
             command.args(["-b", &rate.to_string()]);

@@ -15,6 +15,8 @@ pub mod namespace;
 pub mod nat;
 pub mod ping;
 pub mod process;
+pub mod relayed;
+pub mod scene;
 pub mod server;
 pub mod stun;
 pub mod topology;

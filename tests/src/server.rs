@@ -1,53 +1,121 @@
 //! The project's rendezvous server in the middle of the WAN.
 
 use std::env;
-use std::net::{SocketAddr, TcpStream};
+use std::net::{IpAddr, SocketAddr, TcpStream};
 use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
 
+use crate::certificate::Certificate;
 use crate::namespace::Namespace;
 use crate::process::Process;
-use crate::topology::Lab;
+use crate::topology::{Lab, Seat};
 use crate::wait::until;
 
 /// A running `wice-signal`, with STUN.
 #[derive(Debug)]
 pub struct Server {
     machine: Namespace,
-    listen: SocketAddr,
-    stun: SocketAddr,
+    listen: Vec<SocketAddr>,
+    stun: Vec<SocketAddr>,
+    secure: bool,
+    arguments: Vec<String>,
     process: Process,
+}
+
+/// What `wice-signal` relays beside its rendezvous.
+#[derive(Clone, Copy, Debug)]
+pub enum Turn<'a> {
+    /// Nothing.
+    No,
+    /// By UDP and by TCP.
+    Plain,
+    /// By TLS; the rendezvous then is under the same certificate.
+    Tls(&'a Certificate),
 }
 
 impl Server {
     /// Starts the server and waits until it accepts connections.
     pub fn start(lab: &Lab) -> Result<Self> {
-        let listen = (lab.server_address(), 8080).into();
-        let stun = (lab.server_address(), 3478).into();
-        let process = launch(lab.wan(), listen, stun)?;
+        Self::start_with(lab, Turn::No)
+    }
+
+    /// As [`Server::start`], with a TURN server at the second address of each family.
+    pub fn start_with(lab: &Lab, turn: Turn<'_>) -> Result<Self> {
+        let at = |seat, port| -> Vec<SocketAddr> {
+            let addresses = lab.server_addresses(seat).into_iter();
+            addresses.map(|address| (address, port).into()).collect()
+        };
+        let (listen, stun) = (at(Seat::First, 8080), at(Seat::First, 3478));
+        let option = |name: &str, addresses: &[SocketAddr]| -> Vec<String> {
+            let words = addresses.iter().map(SocketAddr::to_string);
+            words
+                .flat_map(|address| [name.to_owned(), address])
+                .collect()
+        };
+        let mut arguments = option("--listen", &listen);
+        arguments.extend(option("--stun", &stun));
+        match turn {
+            Turn::No => {}
+            Turn::Plain => arguments.extend(option("--turn", &at(Seat::Second, 3478))),
+            Turn::Tls(files) => {
+                arguments.extend(option("--turn-tls", &at(Seat::Second, 5349)));
+                let files = ["--tls-cert", files.certificate, "--tls-key", files.key];
+                arguments.extend(files.map(str::to_owned));
+            }
+        }
+        if !matches!(turn, Turn::No) {
+            // Everybody in the lab has an address that is private or for documentation.
+            arguments.push("--turn-allow-private".to_owned());
+        }
+        let process = launch(lab.wan(), &arguments, listen[0])?;
         Ok(Self {
             machine: lab.wan().clone(),
             listen,
             stun,
+            secure: matches!(turn, Turn::Tls(_)),
+            arguments,
             process,
         })
     }
 
     /// Returns the URL that an agent names as its backend, by WebSocket.
     pub fn websocket(&self) -> String {
-        format!("ws://{}", self.listen)
+        self.url("ws", self.listen[0])
+    }
+
+    /// As [`Server::websocket`], at the address of the same family as `host`.
+    pub fn websocket_for(&self, host: IpAddr) -> Result<String> {
+        let same = |address: &&SocketAddr| address.is_ipv4() == host.is_ipv4();
+        let address = self.listen.iter().find(same);
+        let address = address.context("the server has no address of that family")?;
+        Ok(self.url("ws", *address))
     }
 
     /// Returns the URL that an agent names as its backend, by plain requests.
     pub fn http(&self) -> String {
-        format!("http://{}", self.listen)
+        self.url("http", self.listen[0])
+    }
+
+    fn url(&self, scheme: &str, address: SocketAddr) -> String {
+        let secure = if self.secure { "s" } else { "" };
+        format!("{scheme}{secure}://{address}")
     }
 
     /// Returns the URL of the STUN server.
     pub fn stun(&self) -> String {
-        format!("stun:{}", self.stun)
+        format!("stun:{}", self.stun[0])
+    }
+
+    /// Returns the process id.
+    pub fn id(&self) -> u32 {
+        self.process.id()
+    }
+
+    /// Kills the server with SIGKILL.
+    pub fn crash(&mut self) -> Result<()> {
+        self.process.crash()
     }
 
     /// Stops the server.
@@ -61,9 +129,9 @@ impl Server {
         Ok(())
     }
 
-    /// Starts the server again at the same addresses.
+    /// Starts the server again, as it was started.
     pub fn restart(&mut self) -> Result<()> {
-        self.process = launch(&self.machine, self.listen, self.stun)?;
+        self.process = launch(&self.machine, &self.arguments, self.listen[0])?;
         Ok(())
     }
 }
@@ -86,13 +154,9 @@ pub fn program(name: &str) -> Result<PathBuf> {
     Ok(path)
 }
 
-fn launch(machine: &Namespace, listen: SocketAddr, stun: SocketAddr) -> Result<Process> {
+fn launch(machine: &Namespace, arguments: &[String], listen: SocketAddr) -> Result<Process> {
     let mut command = machine.command(program("wice-signal")?);
-    command
-        .arg("--listen")
-        .arg(listen.to_string())
-        .arg("--stun")
-        .arg(stun.to_string());
+    command.args(arguments);
     let process = Process::start(machine, "wice-signal", &mut command)?;
     until(
         "wice-signal to accept connections",

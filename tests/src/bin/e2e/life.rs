@@ -9,11 +9,11 @@ use wice_tests::agent::{Agent, Settings, wicectl};
 use wice_tests::nat::Nat;
 use wice_tests::ping::{Pinger, Running, Tally};
 use wice_tests::process::Process;
+use wice_tests::scene::{PATIENCE, Scene};
 use wice_tests::topology::Host;
 use wice_tests::wait::{steadily, until};
 use wice_tests::wireguard::{Engine, Tunnel};
 
-use crate::scene::{PATIENCE, Scene};
 use crate::{Case, case};
 
 pub(crate) fn cases() -> Vec<Case> {

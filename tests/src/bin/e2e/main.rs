@@ -1,6 +1,7 @@
 //! `wice-e2e`: the end-to-end suites. Each case is a process of its own with a lab of its own and a deadline, so that no
 //! case can spoil or outlast another.
 
+mod handover;
 mod input;
 mod interfaces;
 mod lab;
@@ -8,7 +9,8 @@ mod lab_relay;
 mod life;
 mod mailbox;
 mod path;
-mod scene;
+mod relay;
+mod relay_trouble;
 mod secrets;
 mod trouble;
 
@@ -68,6 +70,9 @@ fn main() -> ExitCode {
         interfaces::cases(),
         input::cases(),
         trouble::cases(),
+        relay::cases(),
+        handover::cases(),
+        relay_trouble::cases(),
         secrets::cases(),
     ]
     .into_iter()

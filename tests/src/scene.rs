@@ -4,57 +4,70 @@ use std::net::Ipv4Addr;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
-use wice_tests::agent::{Agent, Settings};
-use wice_tests::bus;
-use wice_tests::nat::Nat;
-use wice_tests::ping::Pinger;
-use wice_tests::process::Process;
-use wice_tests::server::Server;
-use wice_tests::topology::{Family, Host, Lab, Router};
-use wice_tests::wireguard::{Engine, Tunnel};
+
+use crate::agent::{Agent, PeerStatus, Settings};
+use crate::bus;
+use crate::nat::Nat;
+use crate::ping::Pinger;
+use crate::process::Process;
+use crate::server::Server;
+use crate::topology::{Family, Host, Lab, Router};
+use crate::wait::until;
+use crate::wireguard::{Engine, Tunnel};
 
 /// How long two agents may take to find a path. Emulated machines are slow, and a slow pass says more than a flaky fail.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
+pub const PATIENCE: Duration = Duration::from_secs(20);
 
 /// One of the two sides.
-pub(crate) struct Side {
-    pub(crate) host: Host,
-    pub(crate) tunnel: Tunnel,
+#[derive(Debug)]
+pub struct Side {
+    /// The host.
+    pub host: Host,
+    /// Its end of the tunnel.
+    pub tunnel: Tunnel,
     bus: Option<Process>,
 }
 
 /// Two sides and what is between them.
-pub(crate) struct Scene {
-    pub(crate) engine: Engine,
-    pub(crate) lab: Lab,
-    pub(crate) routers: Vec<Router>,
-    pub(crate) server: Server,
-    pub(crate) a: Side,
-    pub(crate) b: Side,
+#[derive(Debug)]
+pub struct Scene {
+    /// Which WireGuard both have.
+    pub engine: Engine,
+    /// What they are plugged into.
+    pub lab: Lab,
+    /// The routers that they are behind, A's first.
+    pub routers: Vec<Router>,
+    /// The rendezvous server.
+    pub server: Server,
+    /// The first side, which pings.
+    pub a: Side,
+    /// The second side.
+    pub b: Side,
 }
 
 impl Side {
-    pub(crate) fn new(engine: Engine, host: Host, address: u8) -> Result<Self> {
+    /// Gives a host a system bus and a tunnel's end with the address 10.99.0.`address`.
+    pub fn new(engine: Engine, host: Host, address: u8) -> Result<Self> {
         let bus = Some(bus::start(&host.machine)?);
         let tunnel = Tunnel::up(engine, &host, "wg0", Ipv4Addr::new(10, 99, 0, address))?;
         Ok(Self { host, tunnel, bus })
     }
 
     /// Stops the system bus of this side.
-    pub(crate) fn stop_bus(&mut self) -> Result<()> {
+    pub fn stop_bus(&mut self) -> Result<()> {
         self.bus
             .take()
             .map_or(Ok(()), |mut bus| bus.stop().map(drop))
     }
 
     /// Starts it again.
-    pub(crate) fn start_bus(&mut self) -> Result<()> {
+    pub fn start_bus(&mut self) -> Result<()> {
         self.bus = Some(bus::start(&self.host.machine)?);
         Ok(())
     }
 
     /// Waits for the first reply of the other side through the tunnel.
-    pub(crate) fn reaches(&self, other: &Self) -> Result<()> {
+    pub fn reaches(&self, other: &Self) -> Result<()> {
         Pinger::new(&self.host, other.tunnel.address)?
             .first_reply(Duration::from_millis(20), PATIENCE)
             .with_context(|| format!("{} pings through the tunnel", self.host.machine.name()))
@@ -64,7 +77,7 @@ impl Side {
 
 impl Scene {
     /// Two LANs, each behind a NAT of the given kind.
-    pub(crate) fn behind(engine: Engine, family: Family, left: Nat, right: Nat) -> Result<Self> {
+    pub fn behind(engine: Engine, family: Family, left: Nat, right: Nat) -> Result<Self> {
         let mut lab = Lab::new(family)?;
         let mut routers = vec![lab.router(left)?, lab.router(right)?];
         let a = lab.host("a", &mut routers[0])?;
@@ -73,7 +86,7 @@ impl Scene {
     }
 
     /// Two hosts on one LAN.
-    pub(crate) fn on_one_lan(engine: Engine) -> Result<Self> {
+    pub fn on_one_lan(engine: Engine) -> Result<Self> {
         let mut lab = Lab::new(Family::V4)?;
         let mut router = lab.router(Nat::PortRestricted)?;
         let a = lab.host("a", &mut router)?;
@@ -82,12 +95,23 @@ impl Scene {
     }
 
     /// The scene that people mean: two port-restricted NATs.
-    pub(crate) fn at_home(engine: Engine) -> Result<Self> {
+    pub fn at_home(engine: Engine) -> Result<Self> {
         Self::behind(engine, Family::V4, Nat::PortRestricted, Nat::PortRestricted)
     }
 
     fn of(engine: Engine, lab: Lab, routers: Vec<Router>, a: Host, b: Host) -> Result<Self> {
         let server = Server::start(&lab)?;
+        Self::with(engine, lab, server, routers, [a, b])
+    }
+
+    /// Two hosts that are in the lab already, and a server that runs.
+    pub fn with(
+        engine: Engine,
+        lab: Lab,
+        server: Server,
+        routers: Vec<Router>,
+        [a, b]: [Host; 2],
+    ) -> Result<Self> {
         let (a, b) = (Side::new(engine, a, 1)?, Side::new(engine, b, 2)?);
         a.tunnel.add_peer(&b.tunnel)?;
         b.tunnel.add_peer(&a.tunnel)?;
@@ -102,7 +126,7 @@ impl Scene {
     }
 
     /// Starts both agents, by WebSocket.
-    pub(crate) fn start(&self) -> Result<(Agent, Agent)> {
+    pub fn start(&self) -> Result<(Agent, Agent)> {
         let settings = Settings::websocket(&self.server);
         Ok((
             Agent::start(&self.a.host, &settings)?,
@@ -111,14 +135,14 @@ impl Scene {
     }
 
     /// Starts both agents and waits until both are connected and packets flow.
-    pub(crate) fn connect(&self) -> Result<(Agent, Agent)> {
+    pub fn connect(&self) -> Result<(Agent, Agent)> {
         let (a, b) = self.start()?;
         self.converge(&a, &b)?;
         Ok((a, b))
     }
 
     /// Waits until both agents call the path direct and packets flow.
-    pub(crate) fn converge(&self, a: &Agent, b: &Agent) -> Result<()> {
+    pub fn converge(&self, a: &Agent, b: &Agent) -> Result<()> {
         let seen = a.connected(&self.a.tunnel, &self.b.tunnel, PATIENCE)?;
         ensure!(
             seen.path == "direct",
@@ -127,5 +151,28 @@ impl Scene {
         );
         b.connected(&self.b.tunnel, &self.a.tunnel, PATIENCE)?;
         self.a.reaches(&self.b)
+    }
+
+    /// Waits until both agents are connected by such a path, and returns what each says of the other.
+    pub fn by(
+        &self,
+        path: &str,
+        a: &Agent,
+        b: &Agent,
+        deadline: Duration,
+    ) -> Result<[PeerStatus; 2]> {
+        let such = |agent: &Agent, side: &Side, other: &Side| {
+            let what = format!("{} to be connected: {path}", side.host.machine.name());
+            until(&what, deadline, || {
+                let peer = agent.peer(&side.tunnel, &other.tunnel)?;
+                let found = peer
+                    .clone()
+                    .filter(|one| one.state == "connected" && one.path == path);
+                found
+                    .map(Some)
+                    .with_context(|| format!("now it is {peer:?}"))
+            })
+        };
+        Ok([such(a, &self.a, &self.b)?, such(b, &self.b, &self.a)?])
     }
 }
