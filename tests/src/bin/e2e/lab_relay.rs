@@ -1,7 +1,7 @@
 //! The parts of the lab that relays are tried with, by clients that are none of the project's: coturn's own.
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
-use std::process::Stdio;
+use std::process::{Command, Stdio};
 use std::thread;
 use std::time::Duration;
 
@@ -12,6 +12,7 @@ use wice_tests::cut::Cut;
 use wice_tests::iperf::{Plan, Transfer};
 use wice_tests::namespace::Namespace;
 use wice_tests::nat::Nat;
+use wice_tests::process::Process;
 use wice_tests::stun;
 use wice_tests::topology::{Family, Host, Lab};
 use wice_tests::wait::{patience, until};
@@ -119,16 +120,15 @@ fn forgets(_: Engine) -> Result<()> {
     let host = lab.host_on_wan("client")?;
     let relay = server.relay(Transport::Udp)?;
     ensure!(server.allocations()? == 0, "allocations before any client");
-    thread::scope(|scope| {
-        // What becomes of a client that is robbed of its allocation is its own affair.
-        scope.spawn(|| relays(&host.machine, &relay, Transport::Udp));
-        until("an allocation", Duration::from_secs(5), || {
-            Ok((server.allocations()? > 0).then_some(()))
-        })?;
-        server.crash()?;
-        ensure!(server.allocations()? == 0, "an allocation outlived coturn");
-        server.restart()
+    let mut robbed = command(&host.machine, &relay, Transport::Udp, "-y")?;
+    // What becomes of a client that is robbed of its allocation is its own affair.
+    let _robbed = Process::start(&host.machine, "uclient", &mut robbed)?;
+    until("an allocation", Duration::from_secs(5), || {
+        Ok((server.allocations()? > 0).then_some(()))
     })?;
+    server.crash()?;
+    ensure!(server.allocations()? == 0, "an allocation outlived coturn");
+    server.restart()?;
     relays(&host.machine, &relay, Transport::Udp).context("after the restart")
 }
 
@@ -209,30 +209,7 @@ fn relays(machine: &Namespace, relay: &Relay, transport: Transport) -> Result<()
 }
 
 fn client(machine: &Namespace, relay: &Relay, transport: Transport, peer: &str) -> Result<()> {
-    let (_, server) = relay.url.split_once(':').context("no URL")?;
-    let server: SocketAddr = server.split('?').next().unwrap_or_default().parse()?;
-    let how = match transport {
-        Transport::Udp => "",
-        Transport::Tcp => "-t",
-        Transport::Tls => "-t -S -E /run/lab/authority.pem",
-    };
-    // It waits for ever for an answer that was lost.
-    let mut command = machine.command("timeout");
-    command
-        .arg((10 * patience()).to_string())
-        .arg("turnutils_uclient")
-        .args(how.split_whitespace())
-        .args(peer.split_whitespace())
-        .args([
-            "-c",
-            "-n",
-            "5",
-            "-u",
-            &relay.username,
-            "-w",
-            &relay.credential,
-        ])
-        .args(["-p", &server.port().to_string(), &server.ip().to_string()]);
+    let mut command = command(machine, relay, transport, peer)?;
     let output = command.stdin(Stdio::null()).output()?;
     let said = String::from_utf8_lossy(&output.stdout) + String::from_utf8_lossy(&output.stderr);
     let count = |name: &str| -> u32 {
@@ -250,11 +227,44 @@ fn client(machine: &Namespace, relay: &Relay, transport: Transport, peer: &str) 
     Ok(())
 }
 
+/// coturn's client, which waits for ever for an answer that was lost.
+fn command(
+    machine: &Namespace,
+    relay: &Relay,
+    transport: Transport,
+    peer: &str,
+) -> Result<Command> {
+    let (_, server) = relay.url.split_once(':').context("no URL")?;
+    let server: SocketAddr = server.split('?').next().unwrap_or_default().parse()?;
+    let how = match transport {
+        Transport::Udp => "",
+        Transport::Tcp => "-t",
+        Transport::Tls => "-t -S -E /run/lab/authority.pem",
+    };
+    let mut command = machine.command("timeout");
+    command
+        .arg((10 * patience()).to_string())
+        .arg("turnutils_uclient")
+        .args(how.split_whitespace())
+        .args(peer.split_whitespace())
+        .args([
+            "-c",
+            "-n",
+            "5",
+            "-u",
+            &relay.username,
+            "-w",
+            &relay.credential,
+        ])
+        .args(["-p", &server.port().to_string(), &server.ip().to_string()]);
+    Ok(command)
+}
+
 /// coturn's echo server for relayed packets.
-fn echo_server(host: &Host) -> Result<wice_tests::process::Process> {
+fn echo_server(host: &Host) -> Result<Process> {
     let mut command = host.machine.command("turnutils_peer");
     command.args(["-L", &host.address.to_string(), "-p", "3480"]);
-    let process = wice_tests::process::Process::start(&host.machine, "echo", &mut command)?;
+    let process = Process::start(&host.machine, "echo", &mut command)?;
     let (IpAddr::V4(_), Ok(asking)) = (
         host.address,
         stun::bind(&host.machine, (host.address, 0).into()),
