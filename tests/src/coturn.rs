@@ -52,8 +52,8 @@ pub struct Coturn {
     process: Process,
 }
 
-/// The port for UDP and TCP, and the one for TLS.
-const PORTS: (u16, u16) = (3478, 5349);
+/// The port for UDP and TCP, and the one for TLS, which passes everywhere.
+const PORTS: (u16, u16) = (3478, 443);
 /// Every allocation takes one: enough for every case, and few enough to be seen.
 const RELAYED: (u16, u16) = (50_000, 50_099);
 const USER: &str = "lab";

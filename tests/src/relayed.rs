@@ -8,7 +8,7 @@ use crate::agent::{Agent, Settings};
 use crate::certificate::Certificate;
 use crate::coturn::{Coturn, Login, Transport};
 use crate::nat::Nat;
-use crate::server::{Server, Turn};
+use crate::server::Server;
 use crate::topology::{Family, Lab, Seat};
 use crate::wireguard::Engine;
 
@@ -47,6 +47,12 @@ pub struct RelayScene {
 
 /// Two NATs that no direct path leads through.
 pub const SYMMETRIC: Place = Place::Behind(Nat::Symmetric, Nat::Symmetric);
+/// A network that blocks UDP, and a home.
+pub const ONE_BLOCKED: Place = Place::Behind(Nat::UdpBlocked, Nat::PortRestricted);
+/// Two networks that block UDP.
+pub const BOTH_BLOCKED: Place = Place::Behind(Nat::UdpBlocked, Nat::UdpBlocked);
+/// Two networks that pass nothing but TCP to port 443.
+pub const HOTELS: Place = Place::Behind(Nat::OnlyHttps, Nat::OnlyHttps);
 /// Two NATs that a direct path leads through.
 pub const AT_HOME: Place = Place::Behind(Nat::PortRestricted, Nat::PortRestricted);
 
@@ -81,16 +87,11 @@ impl RelayScene {
         let certificate = (transport == Transport::Tls)
             .then(|| Certificate::create(&lab))
             .transpose()?;
-        let (server, coturn) = match whose {
-            Whose::Coturn => {
-                let coturn = Coturn::start(&lab, Login::User, certificate.as_ref(), more)?;
-                (Server::start(&lab)?, Some(coturn))
-            }
-            Whose::Own => {
-                let turn = certificate.as_ref().map_or(Turn::Plain, Turn::Tls);
-                (Server::start_with(&lab, turn)?, None)
-            }
-        };
+        let own = whose == Whose::Own;
+        let server = Server::start_with(&lab, certificate.as_ref(), own)?;
+        let coturn = (!own)
+            .then(|| Coturn::start(&lab, Login::User, certificate.as_ref(), more))
+            .transpose()?;
         let settings = |host: IpAddr| -> Result<Settings> {
             let mut settings = Settings::handed_out(&server, host)?;
             settings.authority = certificate.as_ref().map(|it| it.authority.clone());

@@ -24,48 +24,38 @@ pub struct Server {
     process: Process,
 }
 
-/// What `wice-signal` relays beside its rendezvous.
-#[derive(Clone, Copy, Debug)]
-pub enum Turn<'a> {
-    /// Nothing.
-    No,
-    /// By UDP and by TCP.
-    Plain,
-    /// By TLS; the rendezvous then is under the same certificate.
-    Tls(&'a Certificate),
-}
-
 impl Server {
     /// Starts the server and waits until it accepts connections.
     pub fn start(lab: &Lab) -> Result<Self> {
-        Self::start_with(lab, Turn::No)
+        Self::start_with(lab, None, false)
     }
 
-    /// As [`Server::start`], with a TURN server at the second address of each family.
-    pub fn start_with(lab: &Lab, turn: Turn<'_>) -> Result<Self> {
+    /// As [`Server::start`]; with a certificate all of it by TLS, on port 443. It relays at the second address of each family
+    /// where `relays` says so.
+    pub fn start_with(lab: &Lab, certificate: Option<&Certificate>, relays: bool) -> Result<Self> {
         let at = |seat, port| -> Vec<SocketAddr> {
             let addresses = lab.server_addresses(seat).into_iter();
             addresses.map(|address| (address, port).into()).collect()
         };
-        let (listen, stun) = (at(Seat::First, 8080), at(Seat::First, 3478));
         let option = |name: &str, addresses: &[SocketAddr]| -> Vec<String> {
             let words = addresses.iter().map(SocketAddr::to_string);
             words
                 .flat_map(|address| [name.to_owned(), address])
                 .collect()
         };
+        let port = if certificate.is_some() { 443 } else { 8080 };
+        let (listen, stun) = (at(Seat::First, port), at(Seat::First, 3478));
         let mut arguments = option("--listen", &listen);
         arguments.extend(option("--stun", &stun));
-        match turn {
-            Turn::No => {}
-            Turn::Plain => arguments.extend(option("--turn", &at(Seat::Second, 3478))),
-            Turn::Tls(files) => {
-                arguments.extend(option("--turn-tls", &at(Seat::Second, 5349)));
-                let files = ["--tls-cert", files.certificate, "--tls-key", files.key];
-                arguments.extend(files.map(str::to_owned));
-            }
+        if let Some(files) = certificate {
+            let files = ["--tls-cert", files.certificate, "--tls-key", files.key];
+            arguments.extend(files.map(str::to_owned));
         }
-        if !matches!(turn, Turn::No) {
+        if relays {
+            arguments.extend(match certificate {
+                Some(_) => option("--turn-tls", &at(Seat::Second, 443)),
+                None => option("--turn", &at(Seat::Second, 3478)),
+            });
             // Everybody in the lab has an address that is private or for documentation.
             arguments.push("--turn-allow-private".to_owned());
         }
@@ -74,7 +64,7 @@ impl Server {
             machine: lab.wan().clone(),
             listen,
             stun,
-            secure: matches!(turn, Turn::Tls(_)),
+            secure: certificate.is_some(),
             arguments,
             process,
         })

@@ -23,7 +23,7 @@ use crate::{Case, case};
 pub(crate) fn cases() -> Vec<Case> {
     vec![
         case(
-            "lab-coturn-relays-through-a-symmetric-nat-and-one-that-blocks-udp",
+            "lab-coturn-relays-through-each-nat-by-the-transports-that-it-passes",
             transports,
         ),
         case(
@@ -52,11 +52,13 @@ fn transports(_: Engine) -> Result<()> {
     let server = Coturn::start(&lab, Login::User, Some(&certificate), "")?;
     let mut symmetric = lab.router(Nat::Symmetric)?;
     let mut blocked = lab.router(Nat::UdpBlocked)?;
-    let (free, caged) = (
+    let mut hotel = lab.router(Nat::OnlyHttps)?;
+    let (free, caged, guest) = (
         lab.host("free", &mut symmetric)?,
         lab.host("caged", &mut blocked)?,
+        lab.host("guest", &mut hotel)?,
     );
-    for host in [&free, &caged] {
+    for host in [&free, &caged, &guest] {
         trust(&host.machine, &certificate.authority)?;
     }
     let tried = [
@@ -65,7 +67,8 @@ fn transports(_: Engine) -> Result<()> {
         (&free, Transport::Tls, true),
         (&caged, Transport::Udp, false),
         (&caged, Transport::Tcp, true),
-        (&caged, Transport::Tls, true),
+        (&guest, Transport::Tcp, false),
+        (&guest, Transport::Tls, true),
     ];
     thread::scope(|scope| {
         let running: Vec<_> = tried

@@ -5,8 +5,9 @@ use std::time::{Duration, Instant};
 use anyhow::{Result, ensure};
 use wice_tests::agent::{Agent, wicectl};
 use wice_tests::coturn::Transport;
-use wice_tests::nat::Nat;
-use wice_tests::relayed::{Place, RelayScene, SYMMETRIC, Whose, endpoint};
+use wice_tests::relayed::{
+    BOTH_BLOCKED, HOTELS, ONE_BLOCKED, Place, RelayScene, SYMMETRIC, Whose, endpoint,
+};
 use wice_tests::scene::PATIENCE;
 use wice_tests::wait::{steadily, until};
 use wice_tests::wireguard::Engine;
@@ -27,16 +28,16 @@ pub(crate) fn cases() -> Vec<Case> {
             |engine| joins(engine, Whose::Coturn, Transport::Tcp, ONE_BLOCKED),
         ),
         case(
-            "relay-by-our-own-server-over-tcp-where-one-side-blocks-udp",
-            |engine| joins(engine, Whose::Own, Transport::Tcp, ONE_BLOCKED),
+            "relay-by-our-own-server-over-tcp-where-both-sides-block-udp",
+            |engine| joins(engine, Whose::Own, Transport::Tcp, BOTH_BLOCKED),
         ),
         case(
-            "relay-by-coturn-over-tls-where-both-sides-block-udp",
-            |engine| joins(engine, Whose::Coturn, Transport::Tls, BOTH_BLOCKED),
+            "relay-by-coturn-over-tls-where-only-tcp-443-passes",
+            |engine| joins(engine, Whose::Coturn, Transport::Tls, HOTELS),
         ),
         case(
-            "relay-by-our-own-server-over-tls-where-both-sides-block-udp",
-            |engine| joins(engine, Whose::Own, Transport::Tls, BOTH_BLOCKED),
+            "relay-by-our-own-server-over-tls-where-only-tcp-443-passes",
+            |engine| joins(engine, Whose::Own, Transport::Tls, HOTELS),
         ),
         case("relay-by-coturn-joins-ipv6-only-and-ipv4-only", |engine| {
             joins(engine, Whose::Coturn, Transport::Udp, Place::TwoFamilies)
@@ -49,11 +50,6 @@ pub(crate) fn cases() -> Vec<Case> {
         case("relay-policy-relay-only-relays-even-on-one-lan", only_relay),
     ]
 }
-
-/// Of a hotel and a home.
-const ONE_BLOCKED: Place = Place::Behind(Nat::UdpBlocked, Nat::PortRestricted);
-/// Of two hotels.
-const BOTH_BLOCKED: Place = Place::Behind(Nat::UdpBlocked, Nat::UdpBlocked);
 
 fn joins(engine: Engine, whose: Whose, transport: Transport, place: Place) -> Result<()> {
     let relayed = RelayScene::new(engine, whose, transport, place)?;
