@@ -208,6 +208,6 @@ fn stale_nonce(engine: Engine) -> Result<()> {
         coturn.log().contains("438"),
         "coturn found no nonce too old"
     );
-    ensure!(tally.lost.is_empty(), "pings were lost at {:?}", tally.lost);
-    Ok(())
+    println!("{tally}");
+    tally.none_lost()
 }
