@@ -29,7 +29,7 @@ const LOOPBACKS: [IpAddr; 2] = [
 ];
 
 /// Runs a test in a namespace of its own thread; the kernel removes it with the thread. Without root, says so and skips.
-fn in_namespace(test: impl AsyncFnOnce() + Send + 'static) {
+pub(super) fn in_namespace(test: impl AsyncFnOnce() + Send + 'static) {
     if !Uid::effective().is_root() {
         eprintln!("skipped: needs root for a network namespace and raw sockets");
         return;
