@@ -49,7 +49,7 @@ pub struct Client {
 /// What became of it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Event {
-    /// The server relays from these addresses, at most one of each family.
+    /// The server relays from these addresses: one of each family that it has, IPv4 first.
     Allocated(Vec<SocketAddr>),
     /// Packets to and from the peer travel in this channel from now on.
     Bound {
@@ -373,10 +373,12 @@ impl Client {
     }
 
     fn allocated(&mut self, message: &Message<'_>, now: Instant) {
-        let relayed: Vec<SocketAddr> = (0..)
+        let mut relayed: Vec<SocketAddr> = (0..)
             .map_while(|n| message.nth_attribute::<XorRelayedAddress>(n).ok())
             .map(|relayed| relayed.addr(message.transaction_id()))
             .collect();
+        relayed.sort_unstable();
+        relayed.dedup_by_key(|address| address.is_ipv4());
         if relayed.is_empty() {
             return self.fail(Failure::Refused(Refusal::unexplained()));
         }

@@ -1,6 +1,8 @@
 //! What a relay is for: packets of both sides arrive, by every transport.
 
-use super::coturn::Coturn;
+use std::process::Command;
+
+use super::coturn::{Coturn, Home};
 use super::{INTERFACE, RelayOrder, RelayState};
 use super::{LOCALHOST, Scene, address, exchange, in_namespace, key, receive, stun};
 
@@ -19,8 +21,38 @@ fn packets_travel_when_the_server_is_reached_over_ipv6() {
     in_namespace(async || carries("turn:[::1]").await);
 }
 
+/// Set where the test runs itself again with other trusted certificates.
+const AGAIN: &str = "WICE_TEST_TRUSTING_RELAY";
+
+#[test]
+fn packets_travel_over_tls_with_a_certificate_that_the_system_trusts() {
+    let Some(files) = std::env::var_os(AGAIN) else {
+        let files = Home::new();
+        files.make_certificate();
+        // What the system trusts is read from the environment, which a running process should not change.
+        let name = "net::relay::tests::carrying::packets_travel_over_tls_with_a_certificate_that_the_system_trusts";
+        let output = Command::new(std::env::current_exe().expect("this program"))
+            .args(["--exact", name])
+            .env(AGAIN, files.path(""))
+            .env("SSL_CERT_FILE", files.path("cert.pem"))
+            .output()
+            .expect("it runs");
+        let text = String::from_utf8_lossy(&output.stdout);
+        assert!(output.status.success() && text.contains("1 passed"), "{output:?}");
+        return;
+    };
+    let files = files.to_string_lossy().into_owned();
+    in_namespace(async move || {
+        carries_with("turns:localhost", &format!("cert={files}cert.pem\npkey={files}key.pem")).await;
+    });
+}
+
 async fn carries(url: &str) {
-    let Some(_server) = Coturn::start("") else {
+    carries_with(url, "").await;
+}
+
+async fn carries_with(url: &str, extra: &str) {
+    let Some(_server) = Coturn::start(extra) else {
         return;
     };
     let mut scene = Scene::new(&[Coturn::server(url)]).await;

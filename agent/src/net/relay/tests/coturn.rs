@@ -1,7 +1,7 @@
 //! A real TURN server on the loopback of this thread's network namespace, ended with its value.
 
 use std::io::Write;
-use std::net::{SocketAddr, TcpStream};
+use std::net::{IpAddr, SocketAddr, TcpStream};
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -22,21 +22,26 @@ pub(super) const PASSWORD: &str = "wonderland";
 pub(super) struct Coturn {
     child: Child,
     home: Home,
+    ip: IpAddr,
 }
 
-/// What is on disk.
-struct Home(PathBuf);
+/// A directory of its own, and what is in it.
+pub(super) struct Home(PathBuf);
 
 static NEXT: AtomicU32 = AtomicU32::new(0);
 
 impl Coturn {
     /// Starts it with these lines in its configuration, or says that it is not installed.
     pub(super) fn start(extra: &str) -> Option<Self> {
+        Self::start_at("127.0.0.1", &format!("listening-ip=::1\nrelay-ip=::1\n{extra}"))
+    }
+
+    /// Starts one that listens there.
+    pub(super) fn start_at(ip: &str, extra: &str) -> Option<Self> {
         let home = Home::new();
-        home.certificate();
+        home.make_certificate();
         let configuration = format!(
-            "listening-ip=127.0.0.1\nlistening-ip=::1\nrelay-ip=127.0.0.1\nrelay-ip=::1\n\
-             listening-port={PORT}\ntls-listening-port={TLS_PORT}\nmin-port=49152\nmax-port=50999\n\
+            "listening-ip={ip}\nrelay-ip={ip}\nlistening-port={PORT}\ntls-listening-port={TLS_PORT}\nmin-port=49152\nmax-port=50999\n\
              allow-loopback-peers\nlt-cred-mech\nrealm=example.org\nuser={USER}:{PASSWORD}\nfingerprint\n\
              no-cli\nno-dtls\nno-rfc5780\nsimple-log\nlog-file={log}\npidfile={pid}\ncert={cert}\npkey={key}\n{extra}\n",
             log = home.path("log"),
@@ -46,7 +51,8 @@ impl Coturn {
         );
         std::fs::write(home.0.join("turnserver.conf"), configuration).expect("a file is written");
         let child = spawn(&home)?;
-        let mut server = Self { child, home };
+        let ip = ip.parse().expect("an address");
+        let mut server = Self { child, home, ip };
         server.await_port();
         Some(server)
     }
@@ -68,14 +74,9 @@ impl Coturn {
         self.await_port();
     }
 
-    /// The certificate of its own, which nobody trusts by nature.
-    pub(super) fn certificate(&self) -> String {
-        self.home.path("cert.pem")
-    }
-
     fn await_port(&mut self) {
         let until = Instant::now() + DEADLINE;
-        let address = SocketAddr::from(([127, 0, 0, 1], PORT));
+        let address = SocketAddr::new(self.ip, PORT);
         while TcpStream::connect(address).is_err() {
             let ended = self.child.try_wait().expect("its state can be asked for");
             let log = std::fs::read_to_string(self.home.path("log")).unwrap_or_default();
@@ -93,7 +94,7 @@ impl Drop for Coturn {
 }
 
 impl Home {
-    fn new() -> Self {
+    pub(super) fn new() -> Self {
         let number = NEXT.fetch_add(1, Ordering::Relaxed);
         let name = format!("wice-coturn-{}-{number}", std::process::id());
         let path = std::env::temp_dir().join(name);
@@ -101,11 +102,12 @@ impl Home {
         Self(path)
     }
 
-    fn path(&self, name: &str) -> String {
+    pub(super) fn path(&self, name: &str) -> String {
         self.0.join(name).to_string_lossy().into_owned()
     }
 
-    fn certificate(&self) {
+    /// Makes a certificate for this machine, `cert.pem`, that nobody trusts by nature, and its key, `key.pem`.
+    pub(super) fn make_certificate(&self) {
         let made = Command::new("openssl")
             .args([
                 "req",

@@ -132,6 +132,11 @@ impl Scene {
         .await
     }
 
+    /// Sends one packet of WireGuard's, which may be lost.
+    async fn send(&self, endpoint: SocketAddr) {
+        let _ = self.wireguard.send_to(b"\x04\0\0\0 lost", endpoint).await;
+    }
+
     /// Says something in both directions until it arrives, as WireGuard repeats its handshakes.
     async fn converse(&self, endpoint: SocketAddr, relayed: SocketAddr) {
         exchange(&self.wireguard, endpoint, &self.peer).await;
