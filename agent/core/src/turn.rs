@@ -376,6 +376,8 @@ impl Client {
         let mut relayed: Vec<SocketAddr> = (0..)
             .map_while(|n| message.nth_attribute::<XorRelayedAddress>(n).ok())
             .map(|relayed| relayed.addr(message.transaction_id()))
+            // What coturn says of a family that it does not have.
+            .filter(|relayed| !relayed.ip().is_unspecified() && relayed.port() != 0)
             .collect();
         relayed.sort_unstable();
         relayed.dedup_by_key(|address| address.is_ipv4());

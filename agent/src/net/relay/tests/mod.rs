@@ -71,9 +71,8 @@ impl Scene {
                 }
             }
         };
-        timeout(DEADLINE, waiting)
-            .await
-            .expect("the relays tell it")
+        let outcome = timeout(DEADLINE, waiting).await;
+        outcome.unwrap_or_else(|_| panic!("not told; {:?}", self.relays.statuses()))
     }
 
     /// Waits for an allocation.
