@@ -3,6 +3,8 @@
 //! Must not know what lies behind it, a relay or a stream, nor anything of peers.
 
 mod late;
+#[cfg(test)]
+mod tests;
 
 use std::cell::{Cell, RefCell};
 use std::io;

@@ -133,6 +133,8 @@ impl Interface {
     fn relay(&mut self, order: RelayOrder) {
         match order {
             RelayOrder::Allocate { fwmark, .. } => {
+                // It is answered each time.
+                self.told = None;
                 self.ground.fwmark = fwmark;
                 for link in self.links() {
                     link.set_mark(fwmark);

@@ -49,7 +49,7 @@ pub(super) fn in_namespace(test: impl AsyncFnOnce() + Send + 'static) {
 }
 
 /// Runs `ip` in the namespace of this thread.
-fn ip(arguments: &str) {
+pub(super) fn ip(arguments: &str) {
     let output = Command::new("ip")
         .args(arguments.split_whitespace())
         .output()
@@ -58,7 +58,7 @@ fn ip(arguments: &str) {
 }
 
 /// Adds an IPv6 address to a link and waits until the kernel has made it usable, which it does in the background.
-fn add_ipv6(address: &str, prefix: u8, link: &str) {
+pub(super) fn add_ipv6(address: &str, prefix: u8, link: &str) {
     ip(&format!(
         "-6 address add {address}/{prefix} dev {link} nodad"
     ));
