@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use glob::Pattern;
 use url::Url;
 use wice_core::key::PublicKey;
-use wice_core::server::{IceServer, InvalidServer, ServerKind};
+use wice_core::server::IceServer;
 use wice_core::settings::{CandidateKinds, InterfaceRule, PeerRule, Settings};
 use zeroize::Zeroizing;
 
@@ -16,9 +16,11 @@ use crate::signaling::Token;
 
 mod error;
 mod file;
+mod servers;
 
 pub(crate) use error::ConfigError;
 use file::ConfigFile;
+use servers::ice_server;
 
 /// The file that is read when none is named.
 pub(crate) const DEFAULT_PATH: &str = "/etc/wice/wice.toml";
@@ -82,14 +84,7 @@ impl Config {
             .collect::<Result<_, _>>()?;
         let mut servers = Vec::new();
         for server in ice.servers.unwrap_or_default() {
-            let server = ice_server(&server)?;
-            if matches!(server.url.kind, ServerKind::Turn(_)) {
-                let url = &server.url;
-                warnings.push(format!(
-                    "[ice] servers: {url} is ignored: this version has no relays yet"
-                ));
-            }
-            servers.push(server);
+            servers.push(ice_server(server, &mut warnings)?);
         }
         if file.metrics.is_some_and(|metrics| metrics.listen.is_some()) {
             warnings.push("[metrics] listen is ignored: this version serves no metrics yet".into());
@@ -212,22 +207,6 @@ fn redact(text: &str) -> String {
         }
         _ => text.to_owned(),
     }
-}
-
-/// A server of the list: its URI and what opens it.
-fn ice_server(server: &file::Server) -> Result<IceServer, ConfigError> {
-    let url = server.url();
-    Ok(IceServer {
-        url: url
-            .parse()
-            .map_err(|error: InvalidServer| ConfigError::Value {
-                key: "[ice] servers",
-                value: url.to_owned(),
-                problem: error.to_string(),
-            })?,
-        username: String::new(),
-        credential: None,
-    })
 }
 
 fn pattern(key: &'static str, glob: &str) -> Result<Pattern, ConfigError> {
