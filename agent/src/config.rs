@@ -128,6 +128,7 @@ impl Config {
                 .iter()
                 .map(|glob| pattern("[ice] exclude-interfaces", glob))
                 .collect::<Result<_, _>>()?,
+            policy: wice_core::settings::Policy::All,
             allow_loopback: ice.allow_loopback.unwrap_or(false),
         };
         Ok(Self {
@@ -253,6 +254,7 @@ fn candidates(kinds: Option<Vec<String>>) -> Result<CandidateKinds, ConfigError>
     Ok(CandidateKinds {
         host: kinds.iter().any(|kind| kind == "host"),
         server_reflexive: kinds.iter().any(|kind| kind == "srflx"),
+        relay: kinds.iter().any(|kind| kind == "relay"),
     })
 }
 
