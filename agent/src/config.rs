@@ -9,7 +9,7 @@ use glob::Pattern;
 use url::Url;
 use wice_core::key::PublicKey;
 use wice_core::server::IceServer;
-use wice_core::settings::{CandidateKinds, InterfaceRule, PeerRule, Settings};
+use wice_core::settings::{CandidateKinds, InterfaceRule, PeerRule, Policy, Settings};
 use zeroize::Zeroizing;
 
 use crate::signaling::Token;
@@ -89,23 +89,6 @@ impl Config {
         if file.metrics.is_some_and(|metrics| metrics.listen.is_some()) {
             warnings.push("[metrics] listen is ignored: this version serves no metrics yet".into());
         }
-        match ice.policy.as_deref() {
-            None | Some("all" | "direct") => {}
-            Some("relay") => {
-                return Err(ConfigError::Value {
-                    key: "[ice] policy",
-                    value: "relay".into(),
-                    problem: "this version has no relays yet; use \"all\" or \"direct\"".into(),
-                });
-            }
-            Some(other) => {
-                return Err(ConfigError::Value {
-                    key: "[ice] policy",
-                    value: other.into(),
-                    problem: "expected \"all\", \"direct\" or \"relay\"".into(),
-                });
-            }
-        }
         let excluded = match ice.exclude_interfaces {
             Some(patterns) => patterns,
             None => EXCLUDED.map(str::to_owned).to_vec(),
@@ -128,7 +111,7 @@ impl Config {
                 .iter()
                 .map(|glob| pattern("[ice] exclude-interfaces", glob))
                 .collect::<Result<_, _>>()?,
-            policy: wice_core::settings::Policy::All,
+            policy: policy(ice.policy.as_deref())?,
             allow_loopback: ice.allow_loopback.unwrap_or(false),
         };
         Ok(Self {
@@ -256,6 +239,19 @@ fn candidates(kinds: Option<Vec<String>>) -> Result<CandidateKinds, ConfigError>
         server_reflexive: kinds.iter().any(|kind| kind == "srflx"),
         relay: kinds.iter().any(|kind| kind == "relay"),
     })
+}
+
+fn policy(policy: Option<&str>) -> Result<Policy, ConfigError> {
+    match policy {
+        None | Some("all") => Ok(Policy::All),
+        Some("direct") => Ok(Policy::Direct),
+        Some("relay") => Ok(Policy::Relay),
+        Some(other) => Err(ConfigError::Value {
+            key: "[ice] policy",
+            value: other.to_owned(),
+            problem: "expected \"all\", \"direct\" or \"relay\"".into(),
+        }),
+    }
 }
 
 /// The token of the file, else of the systemd credential `signaling-token` (systemd.exec(5)).

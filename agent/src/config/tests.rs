@@ -1,5 +1,7 @@
 use std::path::Path;
 
+use wice_core::settings::Policy;
+
 use super::{Config, ConfigError};
 
 struct Directory(std::path::PathBuf);
@@ -178,6 +180,22 @@ fn a_turn_server_without_credentials_is_used_and_warned_of() {
     assert_eq!(config.servers.len(), 3);
     assert_eq!(config.warnings.len(), 2);
     assert!(config.warnings[0].contains("turn:a.example:3478"));
+}
+
+#[test]
+fn relays_may_be_forbidden_or_asked_for() {
+    let directory = Directory::new("policy");
+    for (text, policy, relay) in [
+        ("", Policy::All, true),
+        ("policy = \"direct\"\n", Policy::Direct, true),
+        ("policy = \"relay\"\n", Policy::Relay, true),
+        ("candidates = [\"host\"]\n", Policy::All, false),
+    ] {
+        directory.write("wice.toml", &format!("[ice]\n{text}"));
+        let settings = directory.load().expect("valid").settings;
+        assert_eq!(settings.policy, policy, "{text}");
+        assert_eq!(settings.candidates.relay, relay, "{text}");
+    }
 }
 
 #[test]
