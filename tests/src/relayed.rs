@@ -119,12 +119,12 @@ impl RelayScene {
         self
     }
 
-    /// Starts both agents.
+    /// Starts both agents, which log enough to see from a failure what each decided.
     pub fn start(&self) -> Result<[Agent; 2]> {
         let [a, b] = &self.settings;
         Ok([
-            Agent::start(&self.scene.a.host, a)?,
-            Agent::start(&self.scene.b.host, b)?,
+            Agent::start_with(&self.scene.a.host, a, &["--log-level", "debug"])?,
+            Agent::start_with(&self.scene.b.host, b, &["--log-level", "debug"])?,
         ])
     }
 

@@ -68,10 +68,17 @@ impl Side {
 
     /// Waits for the first reply of the other side through the tunnel.
     pub fn reaches(&self, other: &Self) -> Result<()> {
-        Pinger::new(&self.host, other.tunnel.address)?
-            .first_reply(Duration::from_millis(20), PATIENCE)
-            .with_context(|| format!("{} pings through the tunnel", self.host.machine.name()))
-            .map(drop)
+        let reply = Pinger::new(&self.host, other.tunnel.address)?
+            .first_reply(Duration::from_millis(20), PATIENCE);
+        reply.map(drop).with_context(|| {
+            let shown =
+                [self, other].map(|side| side.host.machine.run("wg show").unwrap_or_default());
+            format!(
+                "{} pings through the tunnel\n{}",
+                self.host.machine.name(),
+                shown.join("\n")
+            )
+        })
     }
 }
 

@@ -73,10 +73,18 @@ impl Lab {
         let wan = Namespace::create("wan")?;
         wan.ip("link add wan type bridge\nlink set wan up")?;
         for family in families {
+            // The rest of the Internet is a router that nobody has seen: it swallows what is for nobody, private addresses for
+            // one. Without a route to it, coturn ends an allocation whose peer it cannot send to.
             wan.ip(match family {
-                Family::V4 => "addr add 10.0.0.1/24 dev wan\naddr add 10.0.0.2/24 dev wan",
+                Family::V4 => {
+                    "addr add 10.0.0.1/24 dev wan\naddr add 10.0.0.2/24 dev wan\n\
+                     neigh add 10.0.0.254 lladdr 02:00:00:00:00:fe dev wan nud permanent\n\
+                     route add default via 10.0.0.254"
+                }
                 Family::V6 => {
-                    "addr add 2001:db8::1/64 dev wan nodad\naddr add 2001:db8::2/64 dev wan nodad"
+                    "addr add 2001:db8::1/64 dev wan nodad\naddr add 2001:db8::2/64 dev wan nodad\n\
+                     neigh add 2001:db8::fe lladdr 02:00:00:00:00:fe dev wan nud permanent\n\
+                     route add default via 2001:db8::fe"
                 }
             })?;
         }

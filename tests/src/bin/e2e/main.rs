@@ -100,7 +100,7 @@ fn run(arguments: &Arguments, cases: &[Case]) -> Result<()> {
             .iter()
             .find(|case| case.name == name)
             .context("no such case")?;
-        return (case.run)(Engine::detect()?).inspect_err(|_| print!("{}", process::tails(30)));
+        return (case.run)(Engine::detect()?).inspect_err(|_| print!("{}", process::tails(60)));
     }
     let words = &arguments.words;
     let chosen = |case: &&Case| {
