@@ -135,7 +135,7 @@ impl World {
     }
 
     /// A peer sends something to our relayed address.
-    fn from_peer(&mut self, payload: &[u8]) {
+    fn peer_sends(&mut self, payload: &[u8]) {
         let packet = Transmit::new(
             payload.to_vec(),
             TransportType::Udp,
@@ -199,7 +199,7 @@ fn packets_travel_in_indications_and_then_in_a_channel() {
     let peer = address(PEER);
     world.permit([peer.ip()]);
     world.client.send(peer, b"early");
-    world.from_peer(b"one");
+    world.peer_sends(b"one");
     assert_eq!(
         world.take(),
         [Event::Data {
@@ -219,7 +219,7 @@ fn packets_travel_in_indications_and_then_in_a_channel() {
     assert_eq!((data.id(), data.data()), (number, &b"late"[..]));
     world.client.send(peer, b"late");
     world.settle();
-    world.from_peer(b"two");
+    world.peer_sends(b"two");
     assert_eq!(
         world.take(),
         [Event::Data {
@@ -243,7 +243,7 @@ fn what_is_sent_before_the_permission_waits_for_it_and_strangers_get_nothing() {
 
     // The server lets it through for minutes yet; we do not.
     world.permit([]);
-    world.from_peer(b"late");
+    world.peer_sends(b"late");
     assert_eq!(world.take(), []);
 }
 
