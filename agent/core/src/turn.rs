@@ -8,6 +8,7 @@ mod failure;
 mod request;
 mod tables;
 #[cfg(test)]
+#[expect(clippy::unwrap_used, reason = "a test may panic")]
 mod tests;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};

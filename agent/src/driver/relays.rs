@@ -4,7 +4,7 @@ use tracing::debug;
 use wice_core::server::IceServer;
 
 use super::Driver;
-use crate::net::RelayEvent;
+use crate::net::{RelayEvent, RelayState, RelayStatus};
 
 impl Driver {
     /// Follows the servers of the configuration and those that backends hand out.
@@ -25,8 +25,11 @@ impl Driver {
 
     /// Shows how the TURN servers fare.
     pub(super) fn show_relays(&self) {
-        for status in self.relays.statuses() {
-            debug!(state = ?status.state, error = ?status.error, "TURN server {}", status.url);
-        }
+        let statuses: Vec<RelayStatus> = self.relays.statuses();
+        let connected = statuses
+            .iter()
+            .filter(|status| status.state == RelayState::Connected)
+            .count();
+        debug!(?statuses, "{connected} TURN servers relay");
     }
 }

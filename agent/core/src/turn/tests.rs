@@ -4,7 +4,6 @@ use std::collections::BTreeSet;
 use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant};
 
-
 use stun_types::TransportType;
 use stun_types::attribute::{AlternateServer, AttributeType, ErrorCode, Nonce, Realm};
 use stun_types::message::{Message, MessageWrite, MessageWriteExt, MessageWriteVec};
@@ -55,7 +54,10 @@ impl World {
     fn allocated() -> Self {
         let mut world = Self::new("wonderland");
         world.settle();
-        assert_eq!(world.take(), [Event::Allocated(RELAYED.map(address).to_vec())]);
+        assert_eq!(
+            world.take(),
+            [Event::Allocated(RELAYED.map(address).to_vec())]
+        );
         world
     }
 
@@ -90,7 +92,8 @@ impl World {
             } = self.server.poll(self.stamp())
             {
                 busy = true;
-                let relayed = RELAYED.map(address)[usize::from(family == stun_types::AddressFamily::IPV6)];
+                let relayed =
+                    RELAYED.map(address)[usize::from(family == stun_types::AddressFamily::IPV6)];
                 let now = self.stamp();
                 self.server.allocated_socket(
                     transport,
@@ -132,7 +135,7 @@ impl World {
     }
 
     /// A peer sends something to our relayed address.
-    fn from_peer(&mut self, payload: &[u8]) {
+    fn peer_sends(&mut self, payload: &[u8]) {
         let packet = Transmit::new(
             payload.to_vec(),
             TransportType::Udp,
@@ -196,8 +199,14 @@ fn packets_travel_in_indications_and_then_in_a_channel() {
     let peer = address(PEER);
     world.permit([peer.ip()]);
     world.client.send(peer, b"early");
-    world.from_peer(b"one");
-    assert_eq!(world.take(), [Event::Data { peer, payload: b"one".to_vec() }]);
+    world.peer_sends(b"one");
+    assert_eq!(
+        world.take(),
+        [Event::Data {
+            peer,
+            payload: b"one".to_vec()
+        }]
+    );
 
     world.client.bind(peer, world.now);
     world.settle();
@@ -210,8 +219,14 @@ fn packets_travel_in_indications_and_then_in_a_channel() {
     assert_eq!((data.id(), data.data()), (number, &b"late"[..]));
     world.client.send(peer, b"late");
     world.settle();
-    world.from_peer(b"two");
-    assert_eq!(world.take(), [Event::Data { peer, payload: b"two".to_vec() }]);
+    world.peer_sends(b"two");
+    assert_eq!(
+        world.take(),
+        [Event::Data {
+            peer,
+            payload: b"two".to_vec()
+        }]
+    );
     let sent = [(peer, b"early".to_vec()), (peer, b"late".to_vec())];
     assert_eq!(world.sent, sent);
 }
@@ -228,7 +243,7 @@ fn what_is_sent_before_the_permission_waits_for_it_and_strangers_get_nothing() {
 
     // The server lets it through for minutes yet; we do not.
     world.permit([]);
-    world.from_peer(b"late");
+    world.peer_sends(b"late");
     assert_eq!(world.take(), []);
 }
 
@@ -277,7 +292,10 @@ fn a_lost_answer_costs_a_repetition_and_nothing_more() {
         world.settle();
         world.pass(Duration::from_millis(800));
     }
-    assert_eq!(world.take(), [Event::Allocated(RELAYED.map(address).to_vec())]);
+    assert_eq!(
+        world.take(),
+        [Event::Allocated(RELAYED.map(address).to_vec())]
+    );
 }
 
 #[test]
@@ -297,7 +315,10 @@ fn a_released_allocation_is_gone_on_the_server_too() {
     let password = Credential::new("wonderland".into());
     world.client = Client::new("alice", Some(&password), false, [8; 32], world.now);
     world.settle();
-    assert!(matches!(world.take()[..], [Event::Allocated(_)]), "from the same address");
+    assert!(
+        matches!(world.take()[..], [Event::Allocated(_)]),
+        "from the same address"
+    );
 }
 
 /// The client's next request, answered by an error with these words.
@@ -305,7 +326,9 @@ fn refuse(client: &mut Client, code: u16, extra: impl FnOnce(&mut MessageWriteVe
     let request = client.poll_transmit().unwrap();
     let message = Message::from_bytes(&request).unwrap();
     let mut answer = Message::builder_error(&message, MessageWriteVec::new());
-    answer.add_attribute(&ErrorCode::new(code, "words").unwrap()).unwrap();
+    answer
+        .add_attribute(&ErrorCode::new(code, "words").unwrap())
+        .unwrap();
     extra(&mut answer);
     client.handle(&answer.finish(), Instant::now());
     request
@@ -313,13 +336,21 @@ fn refuse(client: &mut Client, code: u16, extra: impl FnOnce(&mut MessageWriteVe
 
 fn challenge(nonce: &str) -> impl FnOnce(&mut MessageWriteVec) {
     move |answer| {
-        answer.add_attribute(&Realm::new("example.org").unwrap()).unwrap();
+        answer
+            .add_attribute(&Realm::new("example.org").unwrap())
+            .unwrap();
         answer.add_attribute(&Nonce::new(nonce).unwrap()).unwrap();
     }
 }
 
 fn alone() -> Client {
-    Client::new("alice", Some(&Credential::new("x".into())), false, [1; 32], Instant::now())
+    Client::new(
+        "alice",
+        Some(&Credential::new("x".into())),
+        false,
+        [1; 32],
+        Instant::now(),
+    )
 }
 
 #[test]
@@ -327,7 +358,9 @@ fn an_alternate_server_is_handed_on() {
     let mut client = alone();
     refuse(&mut client, 401, challenge("a"));
     refuse(&mut client, 300, |answer| {
-        answer.add_attribute(&AlternateServer::new(address("192.0.2.9:3479"))).unwrap();
+        answer
+            .add_attribute(&AlternateServer::new(address("192.0.2.9:3479")))
+            .unwrap();
     });
     let failure = Event::Failed(Failure::Alternate(address("192.0.2.9:3479")));
     assert_eq!(client.poll_event(), Some(failure));
@@ -415,7 +448,13 @@ fn refusals_say_what_to_do_and_print_no_control_characters() {
 #[test]
 fn whatever_arrives_changes_nothing_unless_it_is_an_answer() {
     let mut world = World::allocated();
-    for bytes in [&[][..], &[0; 3], &[0x40, 0, 0, 9, 1], &[0xff; 64], &[0x40, 0, 0, 1, 1]] {
+    for bytes in [
+        &[][..],
+        &[0; 3],
+        &[0x40, 0, 0, 9, 1],
+        &[0xff; 64],
+        &[0x40, 0, 0, 1, 1],
+    ] {
         world.client.handle(bytes, world.now);
     }
     world.settle();

@@ -53,7 +53,10 @@ impl Tunnel {
         };
         let until = std::time::Instant::now() + DEADLINE;
         while !tunnel.is_present() {
-            assert!(std::time::Instant::now() < until, "wireguard-go does not start");
+            assert!(
+                std::time::Instant::now() < until,
+                "wireguard-go does not start"
+            );
             if let Some(child) = &mut tunnel.userspace
                 && child.try_wait().is_ok_and(|ended| ended.is_some())
             {
@@ -83,21 +86,40 @@ impl Tunnel {
     /// Has the other one as its peer, and an address of its own.
     fn join(&self, other: &Self, endpoint: SocketAddr, own: &str) {
         let (key, endpoint) = (other.public(), endpoint.to_string());
-        self.set(&["peer", &key, "allowed-ips", "10.9.0.0/24", "endpoint", &endpoint], "");
+        self.set(
+            &[
+                "peer",
+                &key,
+                "allowed-ips",
+                "10.9.0.0/24",
+                "endpoint",
+                &endpoint,
+            ],
+            "",
+        );
         ip(&format!("address add {own}/32 dev {}", self.name));
         ip(&format!("link set {} up", self.name));
-        ip(&format!("route replace 10.9.0.0/24 dev {} table {}", self.name, self.port));
+        ip(&format!(
+            "route replace 10.9.0.0/24 dev {} table {}",
+            self.name, self.port
+        ));
     }
 
     fn endpoint(&self) -> String {
         let shown = run("wg", &["show", &self.name, "endpoints"], "");
-        shown.split_whitespace().nth(1).unwrap_or_default().to_owned()
+        shown
+            .split_whitespace()
+            .nth(1)
+            .unwrap_or_default()
+            .to_owned()
     }
 
     fn received(&self) -> u64 {
         let shown = run("wg", &["show", &self.name, "transfer"], "");
         let received = shown.split_whitespace().nth(1);
-        received.and_then(|text| text.parse().ok()).expect("a counter")
+        received
+            .and_then(|text| text.parse().ok())
+            .expect("a counter")
     }
 
     fn nudge(&self, address: &str) {
@@ -150,7 +172,13 @@ impl Scene {
         near.join(&far, end.address(), "10.9.0.1");
         far.join(&near, relay.local_addr().expect("it is bound"), "10.9.0.2");
         let batch = Batch::default();
-        Some(Self { near, far, end, relay, batch })
+        Some(Self {
+            near,
+            far,
+            end,
+            relay,
+            batch,
+        })
     }
 
     /// Carries packets both ways until the near side has received more of them, with a nudge now and then.
@@ -193,7 +221,11 @@ fn wireguard_follows_the_loopback_address_and_stays_on_the_direct_path_after_a_h
         let Some(scene) = Scene::new().await else {
             return;
         };
-        let kind = if scene.near.userspace.is_some() { "wireguard-go" } else { "the kernel" };
+        let kind = if scene.near.userspace.is_some() {
+            "wireguard-go"
+        } else {
+            "the kernel"
+        };
         scene.carry().await;
         let own = scene.end.address().to_string();
         assert_eq!(scene.near.endpoint(), own);
@@ -209,13 +241,23 @@ fn wireguard_follows_the_loopback_address_and_stays_on_the_direct_path_after_a_h
             scene.carry().await;
             eventually(|| scene.near.endpoint() == own).await;
 
-            let to = (direct.parse().expect("an address"), base.parse().expect("an address"));
-            scene.end.hand_over(Some(to)).expect("root opens raw sockets");
+            let to = (
+                direct.parse().expect("an address"),
+                base.parse().expect("an address"),
+            );
+            scene
+                .end
+                .hand_over(Some(to))
+                .expect("root opens raw sockets");
             scene.near.set(&["peer", &peer, "endpoint", direct], "");
             for _ in 0..3 {
                 scene.carry().await;
             }
-            assert_eq!(scene.near.endpoint(), direct, "{kind} took a late packet for a sign");
+            assert_eq!(
+                scene.near.endpoint(),
+                direct,
+                "{kind} took a late packet for a sign"
+            );
         }
         eprintln!("a hand-over holds with {kind}");
     });

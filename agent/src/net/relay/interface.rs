@@ -36,7 +36,7 @@ pub(super) struct Interface {
     retiring: Vec<(Active, Instant)>,
     /// Whether another allocation is sought although there is one.
     renewing: bool,
-    attempts: JoinSet<(IceServer, Result<Option<Rc<Link>>, Problem>)>,
+    attempts: JoinSet<Attempt>,
     happenings: mpsc::UnboundedReceiver<Happening>,
     happened: mpsc::UnboundedSender<Happening>,
     /// What was told last.
@@ -52,7 +52,19 @@ struct Active {
     task: AbortHandle,
 }
 
-type Happening = (Rc<Link>, Result<Event, Problem>);
+/// An attempt that has ended: with an allocation, with nothing because it was superseded, or with a problem.
+#[derive(Debug)]
+struct Attempt {
+    server: IceServer,
+    outcome: Result<Option<Rc<Link>>, Problem>,
+}
+
+/// What became of an allocation.
+#[derive(Debug)]
+struct Happening {
+    link: Rc<Link>,
+    event: Result<Event, Problem>,
+}
 
 /// A replaced allocation is kept so long at least: peers' checks through it are under way.
 const REPLACED: Duration = Duration::from_secs(10);
@@ -98,12 +110,12 @@ impl Interface {
                     Some(order) => self.order(order),
                     None => break,
                 },
-                Some((link, happening)) = self.happenings.recv() => match happening {
+                Some(Happening { link, event }) = self.happenings.recv() => match event {
                     Ok(event) => self.event(&link, event),
                     Err(problem) => self.lost(&link, &problem),
                 },
                 Some(outcome) = self.attempts.join_next() => match outcome {
-                    Ok((server, outcome)) => self.attempted(&server, outcome),
+                    Ok(Attempt { server, outcome }) => self.attempted(&server, outcome),
                     // Aborted with its server.
                     Err(error) => debug!("an attempt at a relay ended: {error}"),
                 },
@@ -277,7 +289,7 @@ impl Interface {
             let (server, ground) = (server.server.clone(), self.ground.clone());
             self.attempts.spawn_local(async move {
                 let outcome = establish(&server, transport, delay, &ground).await;
-                (server, outcome)
+                Attempt { server, outcome }
             });
         }
     }
@@ -440,9 +452,10 @@ impl Active {
 /// Turns a link until it is lost.
 async fn turn(link: Rc<Link>, happened: mpsc::UnboundedSender<Happening>) {
     loop {
-        let happening = link.next().await;
-        let lost = happening.is_err();
-        if happened.send((Rc::clone(&link), happening)).is_err() || lost {
+        let event = link.next().await;
+        let lost = event.is_err();
+        let link = Rc::clone(&link);
+        if happened.send(Happening { link, event }).is_err() || lost {
             return;
         }
     }

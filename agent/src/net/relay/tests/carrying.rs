@@ -38,12 +38,19 @@ fn packets_travel_over_tls_with_a_certificate_that_the_system_trusts() {
             .output()
             .expect("it runs");
         let text = String::from_utf8_lossy(&output.stdout);
-        assert!(output.status.success() && text.contains("1 passed"), "{output:?}");
+        assert!(
+            output.status.success() && text.contains("1 passed"),
+            "{output:?}"
+        );
         return;
     };
     let files = files.to_string_lossy().into_owned();
     in_namespace(async move || {
-        carries_with("turns:localhost", &format!("cert={files}cert.pem\npkey={files}key.pem")).await;
+        carries_with(
+            "turns:localhost",
+            &format!("cert={files}cert.pem\npkey={files}key.pem"),
+        )
+        .await;
     });
 }
 

@@ -33,7 +33,10 @@ static NEXT: AtomicU32 = AtomicU32::new(0);
 impl Coturn {
     /// Starts it with these lines in its configuration, or says that it is not installed.
     pub(super) fn start(extra: &str) -> Option<Self> {
-        Self::start_at("127.0.0.1", &format!("listening-ip=::1\nrelay-ip=::1\n{extra}"))
+        Self::start_at(
+            "127.0.0.1",
+            &format!("listening-ip=::1\nrelay-ip=::1\n{extra}"),
+        )
     }
 
     /// Starts one that listens there.

@@ -3,6 +3,7 @@
 mod carrying;
 mod coturn;
 mod failing;
+mod measuring;
 mod restarting;
 
 use std::collections::BTreeSet;

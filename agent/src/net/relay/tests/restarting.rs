@@ -47,9 +47,16 @@ async fn comes_back(url: &str, noticed: bool) {
         eprintln!("{url}: noticed {:?} after the restart", back.elapsed());
     }
     let relayed = scene.relayed().await[0].address;
-    assert_eq!(scene.open(relayed).await, endpoint, "the loopback address stays");
+    assert_eq!(
+        scene.open(relayed).await,
+        endpoint,
+        "the loopback address stays"
+    );
     scene.converse(endpoint, relayed).await;
-    eprintln!("{url}: carries {:?} after the server is back", back.elapsed());
+    eprintln!(
+        "{url}: carries {:?} after the server is back",
+        back.elapsed()
+    );
 }
 
 #[test]
@@ -63,7 +70,9 @@ fn new_credentials_replace_an_allocation_without_a_gap() {
         let endpoint = scene.open(old).await;
         scene.converse(endpoint, old).await;
 
-        scene.relays.set_servers(&[server("turn:127.0.0.1", "bob", "builder")]);
+        scene
+            .relays
+            .set_servers(&[server("turn:127.0.0.1", "bob", "builder")]);
         let both = scene
             .await_event(|_, event| match event {
                 RelayEvent::Input(Input::Relayed { addresses, .. }) if addresses.len() == 4 => {
@@ -99,7 +108,9 @@ fn wrong_new_credentials_do_not_end_what_works() {
         let mut scene = Scene::new(&[Coturn::server("turn:127.0.0.1")]).await;
         let relayed = scene.relayed().await[0].address;
         let endpoint = scene.open(relayed).await;
-        scene.relays.set_servers(&[server("turn:127.0.0.1", "mallory", PASSWORD)]);
+        scene
+            .relays
+            .set_servers(&[server("turn:127.0.0.1", "mallory", PASSWORD)]);
         scene.status(|it| it[0].error.is_some()).await;
         scene.converse(endpoint, relayed).await;
     });
@@ -114,10 +125,17 @@ fn the_next_server_takes_over_from_one_that_died() {
         let Some(_other) = Coturn::start_at("127.0.0.3", "") else {
             return;
         };
-        let servers = [Coturn::server("turn:127.0.0.1"), Coturn::server("turn:127.0.0.3?transport=tcp")];
+        let servers = [
+            Coturn::server("turn:127.0.0.1"),
+            Coturn::server("turn:127.0.0.3?transport=tcp"),
+        ];
         let mut scene = Scene::new(&servers).await;
         let relayed = scene.relayed().await[0];
-        assert_eq!(relayed.server.ip().to_string(), "127.0.0.1", "UDP is preferred");
+        assert_eq!(
+            relayed.server.ip().to_string(),
+            "127.0.0.1",
+            "UDP is preferred"
+        );
         let endpoint = scene.open(relayed.address).await;
         scene.converse(endpoint, relayed.address).await;
         server.kill();
