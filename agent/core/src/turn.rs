@@ -142,7 +142,9 @@ impl Client {
         }
     }
 
-    /// Lets exactly these addresses send through the allocation, from now on.
+    /// Lets exactly these addresses send through the allocation, from now on. A private address is passed over where the
+    /// server relays from a public one: it cannot be reached from there, and coturn ends an allocation whose packets have no
+    /// way.
     pub fn permit(&mut self, peers: &BTreeSet<IpAddr>, now: Instant) {
         self.permissions.want(peers);
         self.ask(now);
@@ -169,7 +171,7 @@ impl Client {
             let id = self.transaction();
             self.transmits
                 .push_back(request::indication(id, peer, payload));
-        } else if self.permissions.may_be_granted(peer.ip()) && self.held.len() < HELD {
+        } else if self.permissions.is_asked(peer.ip()) && self.held.len() < HELD {
             self.held.push_back((peer, payload.to_vec()));
         }
     }
@@ -286,11 +288,11 @@ impl Client {
         let State::Allocated { relayed, .. } = &self.state else {
             return;
         };
-        let families: Vec<bool> = relayed.iter().map(SocketAddr::is_ipv4).collect();
-        for peers in self.permissions.ask(&families, now) {
+        let relayed = relayed.clone();
+        for peers in self.permissions.ask(&relayed, now) {
             self.request(Request::Permit(peers), 0, now);
         }
-        for (peer, number) in self.channels.ask(&families, now) {
+        for (peer, number) in self.channels.ask(&relayed, now) {
             self.request(Request::Bind { peer, number }, 0, now);
         }
     }

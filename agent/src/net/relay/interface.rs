@@ -53,6 +53,7 @@ struct Active {
     link: Rc<Link>,
     server: IceServer,
     task: AbortHandle,
+    since: Instant,
 }
 
 /// An attempt that has ended: with an allocation, with nothing because it was superseded, or with a problem.
@@ -73,6 +74,8 @@ struct Happening {
 const REPLACED: Duration = Duration::from_secs(10);
 /// And so long at most.
 const RETIRED: Duration = Duration::from_secs(60);
+/// An allocation that lasted so long was a good one.
+const LASTING: Duration = Duration::from_secs(10);
 /// How often to look whether one is still used.
 const LOOK: Duration = Duration::from_secs(5);
 /// Credentials that end by themselves are replaced so long before, where there are newer ones.
@@ -262,7 +265,12 @@ impl Interface {
         }
         link.with_client(|client, now| client.permit(&self.permitted, now));
         let task = spawn_local(turn(Rc::clone(&link), self.happened.clone())).abort_handle();
-        let before = self.active.replace(Active { link, server, task });
+        let before = self.active.replace(Active {
+            link,
+            server,
+            task,
+            since: Instant::now(),
+        });
         self.retiring
             .extend(before.map(|active| (active, Instant::now())));
         self.renewing = false;
@@ -319,10 +327,15 @@ impl Interface {
             lost.server.url
         );
         let now = Instant::now();
+        // One that ends as soon as it begins would end again at once.
+        let lasted = now.saturating_duration_since(lost.since) >= LASTING;
         for server in &mut self.servers {
-            server.hurry(now);
-            if server.server.url == lost.server.url {
-                server.lost(problem);
+            let other = server.server.url != lost.server.url;
+            if !other {
+                server.failed(problem, now);
+            }
+            if other || lasted {
+                server.hurry(now);
             }
         }
     }
