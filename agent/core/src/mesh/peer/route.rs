@@ -27,7 +27,6 @@ impl Peer {
         let Some(negotiation) = &mut self.negotiation else {
             return;
         };
-        self.dirty = true;
         if present {
             negotiation.give_up = None;
             negotiation.retry_at = None;
@@ -74,11 +73,14 @@ impl Peer {
         };
         let before = std::mem::replace(&mut negotiation.way, pair.path());
         let former = negotiation.path.wanted();
+        // A new session that goes by the same relay as the one before disturbs nothing.
+        let moves = (before, pair.path()) != (PathKind::Relay, PathKind::Relay);
+        self.dirty |= moves || self.kernel.endpoint.is_none();
         if let Some(route) = pair.route {
             let carrier =
                 (negotiation.carrier.as_ref()).filter(|it| it.route == route && it.left.is_none());
             match carrier.map(|it| it.endpoint) {
-                Some(Some(endpoint)) => self.aim(endpoint, None, cx),
+                Some(Some(endpoint)) => self.aim(endpoint, None, moves, cx),
                 Some(None) => {}
                 None => {
                     negotiation.carrier = Some(Carrier {
@@ -104,7 +106,7 @@ impl Peer {
                     base: pair.base,
                 }));
             }
-            self.aim(pair.remote.address, Some(pair.base), cx);
+            self.aim(pair.remote.address, Some(pair.base), moves, cx);
         }
         self.moved(before, former, pair, cx);
     }
@@ -165,18 +167,22 @@ impl Peer {
         }
     }
 
-    /// Wishes for an endpoint.
-    fn aim(&mut self, endpoint: SocketAddr, base: Option<SocketAddr>, cx: &mut Context<'_>) {
+    /// Wishes for an endpoint, and for a sign of life if packets move to another way.
+    fn aim(
+        &mut self,
+        endpoint: SocketAddr,
+        base: Option<SocketAddr>,
+        moves: bool,
+        cx: &mut Context<'_>,
+    ) {
         let now = cx.now.instant;
-        let alive = self.is_alive(now);
         let Some(negotiation) = &mut self.negotiation else {
             return;
         };
         let path = &mut negotiation.path;
         let moved = base.is_some_and(|base| path.leaves_from(base.ip()));
-        // A new session that goes by the same relay disturbs nothing.
-        let same = path.wanted() == Some(endpoint) && self.kernel.endpoint == Some(endpoint);
-        if same && base.is_none() && alive {
+        let present = [path.wanted(), self.kernel.endpoint];
+        if !moves && !moved && present == [Some(endpoint); 2] {
             return;
         }
         let controlling = negotiation.session.role() == Role::Controlling;
@@ -202,7 +208,7 @@ impl Peer {
         match endpoint {
             Some(endpoint) if in_use => {
                 negotiation.retry.reset();
-                self.aim(endpoint, None, cx);
+                self.aim(endpoint, None, true, cx);
             }
             Some(_) => {}
             None => {
