@@ -29,7 +29,7 @@ use futures_util::future::join_all;
 use tokio::sync::{mpsc, watch};
 use tokio::task::AbortHandle;
 use url::Url;
-use wice_core::mailbox::{Mailbox, Sealed};
+use wice_core::mailbox::{Mailbox, Recipient, Sealed};
 use wice_core::server::IceServer;
 use zeroize::Zeroizing;
 
@@ -162,9 +162,9 @@ impl Signaling {
     }
 
     /// Puts a message into a mailbox, in the place of the one before. Never blocks.
-    pub(crate) fn publish(&mut self, mailbox: Mailbox, sealed: Sealed) {
+    pub(crate) fn publish(&mut self, mailbox: Mailbox, recipient: Recipient, sealed: Sealed) {
         self.desired
-            .send_modify(|desired| desired.publish(mailbox, sealed));
+            .send_modify(|desired| desired.publish(mailbox, recipient, sealed));
     }
 
     /// Empties a mailbox. Never blocks.
@@ -174,9 +174,9 @@ impl Signaling {
     }
 
     /// Asks for the newest message of a mailbox and all later ones. Never blocks.
-    pub(crate) fn subscribe(&mut self, mailbox: Mailbox) {
+    pub(crate) fn subscribe(&mut self, mailbox: Mailbox, recipient: Recipient) {
         self.desired
-            .send_if_modified(|desired| desired.subscribe(mailbox));
+            .send_if_modified(|desired| desired.subscribe(mailbox, recipient));
     }
 
     /// Asks for no more messages of a mailbox. Never blocks.

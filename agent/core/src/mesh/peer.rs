@@ -11,7 +11,7 @@ use super::routes::PeerId;
 use crate::device;
 use crate::ice::Ice;
 use crate::io::{Now, Output};
-use crate::mailbox::Sealed;
+use crate::mailbox::{Recipient, Sealed};
 use crate::offer::{Offer, Rejection, Role};
 use crate::path::Verdict;
 use crate::seal::PairSecrets;
@@ -93,7 +93,10 @@ impl Peer {
         let Some(secrets) = secrets else {
             return self.enter(State::Failed, Reason::InvalidKey, cx);
         };
-        cx.outputs.push_back(Output::Subscribe(secrets.incoming()));
+        cx.outputs.push_back(Output::Subscribe {
+            mailbox: secrets.incoming(),
+            recipient: Recipient::of(&own),
+        });
         let session = Session::start(
             own,
             self.id.key,
@@ -274,6 +277,7 @@ impl Peer {
                         rid = offer.rid, candidates = offer.candidates.len(), eoc = offer.eoc, "publishes an offer");
                     cx.outputs.push_back(Output::Publish {
                         mailbox: negotiation.secrets.outgoing(),
+                        recipient: Recipient::of(&self.id.key),
                         sealed,
                     });
                 }
