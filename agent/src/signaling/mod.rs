@@ -12,6 +12,8 @@ mod desired;
 mod http;
 mod ice_servers;
 mod link;
+#[cfg(feature = "http")]
+mod outbox;
 mod supervise;
 #[cfg(feature = "websocket")]
 mod websocket;
