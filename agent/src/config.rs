@@ -12,6 +12,8 @@ use wice_core::server::{IceServer, InvalidServer, ServerKind};
 use wice_core::settings::{CandidateKinds, InterfaceRule, PeerRule, Settings};
 use zeroize::Zeroizing;
 
+#[cfg(feature = "kubernetes")]
+use crate::signaling;
 use crate::signaling::Token;
 
 mod error;
@@ -29,6 +31,8 @@ const SCHEMES: &[&str] = &[
     "http",
     #[cfg(feature = "http")]
     "https",
+    #[cfg(feature = "kubernetes")]
+    "k8s",
     #[cfg(feature = "websocket")]
     "ws",
     #[cfg(feature = "websocket")]
@@ -192,6 +196,13 @@ fn backend(text: &str) -> Result<Url, ConfigError> {
             url.scheme(),
             SCHEMES.join(", ")
         )));
+    }
+    #[cfg(feature = "kubernetes")]
+    if url.scheme() == "k8s" {
+        return match signaling::check_place(&url) {
+            Ok(()) => Ok(url),
+            Err(wrong) => Err(problem(wrong)),
+        };
     }
     if !url.username().is_empty() || url.password().is_some() {
         return Err(problem(

@@ -39,7 +39,7 @@ pub(super) trait Backend: Sized + Send + 'static {
 
 /// Why a backend stopped. It is tried again in any case.
 #[cfg_attr(
-    not(all(feature = "http", feature = "websocket")),
+    not(all(feature = "http", feature = "kubernetes", feature = "websocket")),
     allow(dead_code, reason = "not every backend fails in every way")
 )]
 #[derive(Debug, thiserror::Error)]
@@ -112,6 +112,9 @@ pub(super) enum BackendError {
     /// The server ended a poll that it should have held.
     #[error("the server ended a poll early; it may be restarting")]
     Stopping,
+    /// What only a server of one kind says, and what to do about it, in the words of its backend.
+    #[error("{0}")]
+    Special(Box<dyn Error + Send + Sync>),
     /// A defect of ours; the panic itself has been printed.
     #[error("the backend crashed; please report this with the log around it")]
     Panicked,

@@ -3,16 +3,20 @@
 //! Publishes on all of them and accepts from any; no backend's failure delays another. Must not know what is sealed,
 //! who the peers are, nor anything of the kernel: a mailbox is a name, a message is text.
 
-#[cfg(not(any(feature = "http", feature = "websocket")))]
-compile_error!("an agent needs a signalling backend: enable the feature `http` or `websocket`");
+#[cfg(not(any(feature = "http", feature = "kubernetes", feature = "websocket")))]
+compile_error!(
+    "an agent needs a signalling backend: enable the feature `http`, `kubernetes` or `websocket`"
+);
 
 mod backend;
 mod desired;
 #[cfg(feature = "http")]
 mod http;
 mod ice_servers;
+#[cfg(feature = "kubernetes")]
+mod kubernetes;
 mod link;
-#[cfg(feature = "http")]
+#[cfg(any(feature = "http", feature = "kubernetes"))]
 mod outbox;
 mod supervise;
 #[cfg(feature = "websocket")]
@@ -125,6 +129,15 @@ pub(crate) enum SignalingError {
     NoHost {
         /// The URL without anything secret.
         url: String,
+    },
+    /// The URL leads to no Kubernetes cluster.
+    #[cfg(feature = "kubernetes")]
+    #[error("backend {url}: {problem}")]
+    Place {
+        /// The URL without anything secret.
+        url: String,
+        /// What is wrong with it.
+        problem: String,
     },
     /// The URL carries a user name or a password, which would show wherever URLs show.
     #[error(
@@ -291,6 +304,10 @@ fn check(config: &BackendConfig) -> Result<(), SignalingError> {
         let scheme = config.url.scheme().to_owned();
         return Err(SignalingError::UnknownScheme { url, scheme });
     }
+    #[cfg(feature = "kubernetes")]
+    if kubernetes::Kubernetes::SCHEMES.contains(&config.url.scheme()) {
+        return check_place(&config.url).map_err(|problem| SignalingError::Place { url, problem });
+    }
     if !config.url.username().is_empty() || config.url.password().is_some() {
         return Err(SignalingError::Userinfo { url });
     }
@@ -300,11 +317,22 @@ fn check(config: &BackendConfig) -> Result<(), SignalingError> {
     Ok(())
 }
 
+/// Says what is wrong with a URL that shall lead to a Kubernetes cluster.
+#[cfg(feature = "kubernetes")]
+pub(crate) fn check_place(url: &Url) -> Result<(), String> {
+    match kubernetes::Place::parse(url) {
+        Ok(_) => Ok(()),
+        Err(problem) => Err(problem.to_string()),
+    }
+}
+
 /// Every scheme that some backend of this build goes by.
 fn known_schemes() -> Vec<&'static str> {
     [
         #[cfg(feature = "http")]
         http::Http::SCHEMES,
+        #[cfg(feature = "kubernetes")]
+        kubernetes::Kubernetes::SCHEMES,
         #[cfg(feature = "websocket")]
         websocket::Websocket::SCHEMES,
         #[cfg(test)]
@@ -324,6 +352,10 @@ fn spawn(
         scheme if http::Http::SCHEMES.contains(&scheme) => {
             tokio::spawn(supervise::supervise::<http::Http>(config, link, network))
         }
+        #[cfg(feature = "kubernetes")]
+        scheme if kubernetes::Kubernetes::SCHEMES.contains(&scheme) => tokio::spawn(
+            supervise::supervise::<kubernetes::Kubernetes>(config, link, network),
+        ),
         #[cfg(feature = "websocket")]
         scheme if websocket::Websocket::SCHEMES.contains(&scheme) => tokio::spawn(
             supervise::supervise::<websocket::Websocket>(config, link, network),

@@ -2,6 +2,8 @@
 //!
 //! Only uses the room's façade: what a backend is inside is none of the suite's business.
 
+#[cfg(feature = "kubernetes")]
+mod cluster;
 mod distance;
 mod facade;
 mod lies;
@@ -13,23 +15,26 @@ use std::collections::BTreeSet;
 use tokio::time::Instant;
 use wice_core::mailbox::MAX_SEALED;
 
+#[cfg(feature = "kubernetes")]
+use cluster::Cluster;
 use site::{Agent, Memory, PATIENCE, Rest, Site, Socket, mailbox};
 
-/// Instantiates the suite for one kind of site.
+/// Instantiates the suite for one kind of site; the gate is what a `cfg_attr` makes of each test.
 macro_rules! contract {
-    ($name:ident, $site:ty: $($behaviour:ident),+ $(,)?) => {
+    ($gate:tt $name:ident, $site:ty: $($behaviour:ident),+ $(,)?) => {
         mod $name {
             $(
                 #[tokio::test]
+                #[cfg_attr $gate]
                 async fn $behaviour() {
                     super::$behaviour(<$site as super::Site>::start().await).await;
                 }
             )+
         }
     };
-    ($($name:ident = $site:ty),+ $(,)?) => {
+    ($($gate:tt $name:ident = $site:ty),+ $(,)?) => {
         $(contract!(
-            $name, $site:
+            $gate $name, $site:
             a_message_reaches_who_subscribed_before,
             a_message_reaches_who_subscribes_later,
             only_the_newest_message_waits_for_who_subscribes_later,
@@ -47,10 +52,12 @@ macro_rules! contract {
 }
 
 contract!(
-    memory = super::Memory,
-    http = super::Rest,
-    websocket = super::Socket
+    (any(), ignore) memory = super::Memory,
+    (any(), ignore) http = super::Rest,
+    (any(), ignore) websocket = super::Socket,
 );
+#[cfg(feature = "kubernetes")]
+contract!((all(), ignore = "needs tests/kubernetes/cluster") kubernetes = super::Cluster);
 
 async fn a_message_reaches_who_subscribed_before<S: Site>(site: S) {
     let mut bob = Agent::connected(&site).await;
