@@ -6,15 +6,19 @@ use std::path::PathBuf;
 use std::process::Command;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use k8s_openapi::api::core::v1::Namespace;
-use k8s_openapi::api::rbac::v1::{Role, RoleBinding};
-use kube::api::{ApiResource, DynamicObject, GroupVersionKind, Patch, PatchParams, PostParams};
+use k8s_openapi::api::authentication::v1::{TokenRequest, TokenRequestSpec};
+use k8s_openapi::api::core::v1::{Namespace, ServiceAccount};
+use k8s_openapi::api::rbac::v1::{PolicyRule, Role, RoleBinding};
+use kube::api::{
+    ApiResource, DeleteParams, DynamicObject, GroupVersionKind, Patch, PatchParams, PostParams,
+};
 use kube::config::KubeConfigOptions;
 use kube::{Api, Client, Config};
 use serde_json::{Value, json};
+use tokio::time::timeout;
 use url::Url;
 
-use super::site::Site;
+use super::site::{PATIENCE, Site};
 
 const RBAC: &str = include_str!("../../../../packaging/kubernetes/rbac.yaml");
 
@@ -96,33 +100,87 @@ impl Cluster {
         written.unwrap()
     }
 
-    /// How many requests of a kind the server has answered.
-    pub(super) async fn requests(&self, verb: &str, resource: &str) -> u64 {
+    /// Waits until nobody has an offer of this name any more.
+    pub(super) async fn gone(&self, name: &str) {
+        let offers = self.offers();
+        let gone = async { while offers.get_opt(name).await.unwrap().is_some() {} };
+        timeout(PATIENCE, gone).await.expect("the offer is removed");
+    }
+
+    /// Changes what the agents' Role allows.
+    pub(super) async fn change_role(&self, change: impl FnOnce(&mut Vec<PolicyRule>)) {
+        let roles: Api<Role> = Api::namespaced(self.admin.clone(), &self.namespace);
+        let mut role = roles.get("wice-agent").await.unwrap();
+        change(role.rules.as_mut().unwrap());
+        roles
+            .replace("wice-agent", &PostParams::default(), &role)
+            .await
+            .unwrap();
+    }
+
+    /// Makes an account with the Role, in the place of the one of that name, whose tokens end with it; its token.
+    pub(super) async fn account(&self, name: &str) -> String {
+        let accounts: Api<ServiceAccount> = Api::namespaced(self.admin.clone(), &self.namespace);
+        let _ = accounts.delete(name, &DeleteParams::default()).await;
+        let mut account = ServiceAccount::default();
+        account.metadata.name = Some(name.to_owned());
+        let params = PostParams::default();
+        accounts.create(&params, &account).await.unwrap();
+        let bindings: Api<RoleBinding> = Api::namespaced(self.admin.clone(), &self.namespace);
+        let mut binding = bindings.get("wice-agent").await.unwrap();
+        let subject = &mut binding.subjects.as_mut().unwrap()[0];
+        subject.name = name.to_owned();
+        subject.namespace = Some(self.namespace.clone());
+        bindings
+            .replace("wice-agent", &params, &binding)
+            .await
+            .unwrap();
+        let request = TokenRequest {
+            spec: Some(TokenRequestSpec {
+                expiration_seconds: Some(3600),
+                ..TokenRequestSpec::default()
+            }),
+            ..TokenRequest::default()
+        };
+        let request = accounts.create_token_request(name, &params, &request).await;
+        request.unwrap().status.unwrap().token.unwrap()
+    }
+
+    /// How many times the server has been told to write an offer.
+    pub(super) async fn writes(&self) -> u64 {
         let request = http::Request::get("/metrics").body(Vec::new()).unwrap();
         let metrics = self.admin.request_text(request).await.unwrap();
-        let lines = metrics.lines();
         let of = |line: &&str| {
             line.starts_with("apiserver_request_total{")
-                && line.contains(&format!("verb=\"{verb}\""))
-                && line.contains(&format!("resource=\"{resource}\""))
+                && line.contains("resource=\"offers\"")
+                && ["verb=\"PATCH\"", "verb=\"APPLY\""]
+                    .iter()
+                    .any(|verb| line.contains(verb))
         };
-        let counts = lines
+        let counts = metrics
+            .lines()
             .filter(of)
-            .map(|line| line.rsplit(' ').next().unwrap());
-        counts
-            .map(|count| count.parse::<f64>().unwrap() as u64)
-            .sum()
+            .filter_map(|line| line.rsplit(' ').next());
+        counts.map(|count| count.parse::<u64>().unwrap()).sum()
     }
+}
+
+/// Writes the file that the context `token-file` reads.
+pub(super) fn write_token_file(token: &str) {
+    std::fs::write(folder().join("agent.token"), token).unwrap();
 }
 
 /// Tells the cluster's tool to do something.
 pub(super) fn tool(command: &'static str) {
-    let variable =
-        |name| PathBuf::from(std::env::var_os(name).expect("runs under tests/kubernetes/cluster"));
-    let status = Command::new(variable("WICE_CLUSTER_TOOL"))
+    let tool = std::env::var_os("WICE_CLUSTER_TOOL").expect("runs under tests/kubernetes/cluster");
+    let status = Command::new(tool)
         .arg(command)
-        .arg(variable("WICE_CLUSTER"))
+        .arg(folder())
         .status()
         .unwrap();
     assert!(status.success(), "cluster {command}: {status}");
+}
+
+fn folder() -> PathBuf {
+    PathBuf::from(std::env::var_os("WICE_CLUSTER").expect("runs under tests/kubernetes/cluster"))
 }

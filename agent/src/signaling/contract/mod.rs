@@ -7,6 +7,10 @@ mod cluster;
 mod distance;
 mod facade;
 mod lies;
+#[cfg(feature = "kubernetes")]
+mod outages;
+#[cfg(feature = "kubernetes")]
+mod refusals;
 mod site;
 mod tls;
 

@@ -4,6 +4,7 @@
 
 use std::time::Duration;
 
+use futures_util::FutureExt;
 use k8s_openapi::api::core::v1::Secret;
 use kube::api::{
     DeleteParams, ListParams, Patch, PatchParams, Preconditions, ValidationDirective, WatchParams,
@@ -11,6 +12,9 @@ use kube::api::{
 use kube::client::ClientBuilder;
 use kube::config::{KubeConfigOptions, KubeconfigError};
 use kube::{Api, Config};
+use openssl::asn1::Asn1Time;
+use openssl::base64::decode_block;
+use openssl::x509::X509;
 use tokio::time::timeout;
 use tower::util::MapResponseLayer;
 use wice_core::mailbox::{Mailbox, Recipient};
@@ -55,6 +59,9 @@ impl Client {
                 return Err(Refused::Configuration { context, problem }.into());
             }
         };
+        if let Some(expired) = expired(&config) {
+            return Err(Refused::Expired { expired }.into());
+        }
         // A refusal is to be seen, and each agent has its own pace to come back.
         config.default_retry = false;
         let namespace = place
@@ -111,10 +118,13 @@ impl Client {
         Watch::new(self.secrets.clone(), params, super::watch::NOW.to_owned())
     }
 
-    /// The offer in a mailbox.
+    /// The offer in a mailbox; none where there is something that is no offer of this version.
     pub(super) async fn read(self, mailbox: Mailbox) -> Result<Option<Offer>, BackendError> {
         let name = mailbox.to_string();
-        let answer = self.offers.get_opt(&name);
+        let answer = self.offers.get_opt(&name).map(|answer| match answer {
+            Err(kube::Error::SerdeError(_)) => Ok(None),
+            answer => answer,
+        });
         self.answer(TryTo::Get, answer).await
     }
 
@@ -221,6 +231,19 @@ fn silent(tried: TryTo) -> BackendError {
         tried: tried.words(),
         within: ANSWER_TIMEOUT,
     }
+}
+
+/// When the client certificate has expired, if it has: the server only says that it does not know who asks.
+fn expired(config: &Config) -> Option<String> {
+    let user = &config.auth_info;
+    let pem = match (&user.client_certificate_data, &user.client_certificate) {
+        (Some(data), _) => decode_block(data).ok()?,
+        (None, Some(path)) => std::fs::read(path).ok()?,
+        (None, None) => return None,
+    };
+    let certificate = X509::from_pem(&pem).ok()?;
+    let until = certificate.not_after();
+    (until < Asn1Time::days_from_now(0).ok()?).then(|| until.to_string())
 }
 
 /// The context that is named, else what the environment names, else the cluster that the agent runs in.

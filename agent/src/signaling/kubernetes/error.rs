@@ -64,6 +64,14 @@ pub(super) enum Refused {
         /// What was tried.
         tried: &'static str,
     },
+    /// The server would not know who is asking.
+    #[error(
+        "the kubeconfig's client certificate expired {expired}; renew it, or name another context"
+    )]
+    Expired {
+        /// When.
+        expired: String,
+    },
     /// The server has another idea of an offer.
     #[error(
         "tried to {tried}: the API server does not take our offers: {answer}; apply packaging/kubernetes/crd.yaml of \
@@ -198,7 +206,7 @@ impl Call<'_> {
         let answer = shown(&status.message);
         match status.code {
             401 => Refused::Unauthorized { tried },
-            403 if status.message.contains(" cannot ") => Refused::Forbidden {
+            403 => Refused::Forbidden {
                 tried,
                 verb: self.tried.verb(),
                 resource: self.tried.resource(),

@@ -22,6 +22,8 @@ use rand::RngExt;
 use tokio::time::{Instant, sleep_until};
 
 pub(crate) use self::place::Place;
+#[cfg(test)]
+pub(super) use self::watch::{NOW, Sight, Watch};
 
 use self::client::Client;
 use self::clock::Clock;
@@ -69,6 +71,21 @@ impl Backend for Kubernetes {
     }
 
     async fn run(&mut self, link: &mut Link) -> Result<Infallible, BackendError> {
+        let outcome = self.serve(link).await;
+        if !matches!(
+            outcome,
+            Err(BackendError::Unreachable { .. } | BackendError::Silent { .. })
+        ) {
+            // It answered, and something is wrong with what it keeps.
+            self.ledger.forget();
+            self.read.forget();
+        }
+        outcome
+    }
+}
+
+impl Kubernetes {
+    async fn serve(&mut self, link: &mut Link) -> Result<Infallible, BackendError> {
         // Anew each time: tokens and certificates are renewed in their files.
         let client = Client::new(&self.place, &self.clock).await?;
         let mut inbox = Inbox::new();

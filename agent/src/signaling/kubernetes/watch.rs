@@ -16,10 +16,10 @@ use tokio::time::{Instant, sleep_until, timeout};
 use super::error::is_gone;
 
 /// The position from which a watch begins with everything that there is.
-pub(super) const NOW: &str = "0";
+pub(in super::super) const NOW: &str = "0";
 
 /// A watch on some objects of one kind.
-pub(super) struct Watch<K> {
+pub(in super::super) struct Watch<K> {
     api: Api<K>,
     params: WatchParams,
     position: String,
@@ -37,7 +37,7 @@ const PACE: Duration = Duration::from_secs(1);
 
 /// What a watch has to tell.
 #[derive(Debug)]
-pub(super) enum Sight<K> {
+pub(in super::super) enum Sight<K> {
     /// The server watches.
     Open,
     /// An object as it is now.
@@ -57,7 +57,7 @@ where
     K: kube::Resource + Clone + DeserializeOwned + Debug + Send + 'static,
 {
     /// One that starts when it is asked for [`Watch::next`].
-    pub(super) fn new(api: Api<K>, params: WatchParams, position: String) -> Self {
+    pub(in super::super) fn new(api: Api<K>, params: WatchParams, position: String) -> Self {
         Self {
             api,
             params,
@@ -68,12 +68,12 @@ where
     }
 
     /// Where another watch would go on.
-    pub(super) fn position(&self) -> &str {
+    pub(in super::super) fn position(&self) -> &str {
         &self.position
     }
 
     /// Waits for something; not to be called again after an error.
-    pub(super) async fn next(&mut self) -> Result<Sight<K>, kube::Error> {
+    pub(in super::super) async fn next(&mut self) -> Result<Sight<K>, kube::Error> {
         loop {
             let Some(events) = &mut self.events else {
                 return self.open().await;
@@ -81,6 +81,10 @@ where
             match timeout(SILENCE, events.next()).await {
                 Ok(Some(Ok(event))) => return self.take(event),
                 Ok(Some(Err(kube::Error::SerdeError(_)))) => return Ok(Sight::Unreadable),
+                // What is no object of the kind is taken for a status that says nothing.
+                Ok(Some(Err(kube::Error::Api(status)))) if status.code == 0 => {
+                    return Ok(Sight::Unreadable);
+                }
                 Ok(Some(Err(kube::Error::Api(status)))) => return self.refused(status),
                 Ok(Some(Err(error))) => return Err(error),
                 // The server ends every watch after some minutes.
