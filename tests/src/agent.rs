@@ -6,6 +6,7 @@ use anyhow::{Context as _, Result};
 use serde::Deserialize;
 
 use crate::bus;
+use crate::cluster;
 use crate::process::Process;
 use crate::server::{Server, program};
 use crate::topology::Host;
@@ -133,7 +134,8 @@ impl Agent {
         let mut command = host.machine.command(program("wice-agent")?);
         command
             .args(["--config", "/run/lab/wice.toml"])
-            .env("DBUS_SYSTEM_BUS_ADDRESS", bus::ADDRESS);
+            .env("DBUS_SYSTEM_BUS_ADDRESS", bus::ADDRESS)
+            .env("KUBECONFIG", cluster::KUBECONFIG);
         Ok(command)
     }
 

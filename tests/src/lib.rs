@@ -7,6 +7,7 @@
 
 pub mod agent;
 pub mod bus;
+pub mod cluster;
 pub mod namespace;
 pub mod nat;
 pub mod ping;

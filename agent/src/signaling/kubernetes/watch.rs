@@ -112,22 +112,30 @@ where
     }
 
     fn take(&mut self, event: WatchEvent<K>) -> Result<Sight<K>, kube::Error> {
-        let (object, sight): (_, fn(Box<K>) -> Sight<K>) = match event {
-            WatchEvent::Added(object) | WatchEvent::Modified(object) => (object, Sight::Object),
-            WatchEvent::Deleted(object) => (object, |_| Sight::Gone),
+        match event {
+            WatchEvent::Added(object) | WatchEvent::Modified(object) => {
+                self.pass(&object);
+                Ok(Sight::Object(Box::new(object)))
+            }
+            WatchEvent::Deleted(object) => {
+                self.pass(&object);
+                Ok(Sight::Gone)
+            }
             WatchEvent::Bookmark(bookmark) => {
                 self.position = bookmark.metadata.resource_version;
-                return Ok(Sight::Further);
+                Ok(Sight::Further)
             }
-            WatchEvent::Error(status) => return self.refused(status),
-        };
-        // What there was comes in no order, so until the first bookmark no object tells how far the watch is.
+            WatchEvent::Error(status) => self.refused(status),
+        }
+    }
+
+    /// What there was comes in no order, so until the first bookmark no object tells how far the watch is.
+    fn pass(&mut self, object: &K) {
         if let Some(position) = &object.meta().resource_version
             && self.position != NOW
         {
             self.position.clone_from(position);
         }
-        Ok(sight(Box::new(object)))
     }
 
     fn refused(&mut self, status: Box<kube::core::Status>) -> Result<Sight<K>, kube::Error> {
