@@ -156,6 +156,8 @@ pub(super) struct Call<'a> {
     pub(super) namespace: &'a str,
 }
 
+/// What fails when there is no answer at all, whatever was asked: one outage is one message.
+const REACH: &str = "reach the API server";
 /// Most of a server's text that is shown.
 const MAX_ANSWER: usize = 240;
 
@@ -175,12 +177,15 @@ impl Call<'_> {
                 format!("tried to {tried}: the answer is not what an API server says; check the kubeconfig's server")
                     .into(),
             ),
-            kube::Error::Service(source) => BackendError::Unreachable { tried, source },
+            kube::Error::Service(source) => BackendError::Unreachable {
+                tried: REACH,
+                source,
+            },
             kube::Error::Auth(_) => BackendError::Special(
                 format!("tried to {tried}: {}; check the kubeconfig's user", Self::setup(error)).into(),
             ),
             error => BackendError::Unreachable {
-                tried,
+                tried: REACH,
                 source: error.into(),
             },
         }

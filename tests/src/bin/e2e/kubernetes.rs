@@ -101,7 +101,7 @@ fn killed_server(engine: Engine) -> Result<()> {
         let backends = a.status()?.agent.backends;
         Ok(backends
             .iter()
-            .all(|one| one.state == "failed")
+            .all(|one| one.state == "down")
             .then_some(()))
     })?;
     // New sessions, whose offers nobody takes.
