@@ -8,6 +8,7 @@ use std::future::pending;
 use std::time::Duration;
 
 use tokio::time::{Instant, sleep_until};
+#[cfg(any(test, feature = "http", feature = "websocket"))]
 use url::Url;
 
 use super::BackendConfig;
@@ -130,9 +131,11 @@ impl BackendError {
     }
 }
 
+#[cfg(any(test, feature = "http", feature = "websocket"))]
 /// Longest pause that a server can impose.
 const MAX_RETRY_AFTER: Duration = Duration::from_secs(600);
 
+#[cfg(any(test, feature = "http", feature = "websocket"))]
 /// Reads `Retry-After` in its form of seconds (RFC 9110 §10.2.3); another form counts as one second.
 pub(super) fn retry_after_seconds(value: &[u8]) -> Duration {
     let seconds = std::str::from_utf8(value).ok().map(str::trim);
@@ -140,6 +143,7 @@ pub(super) fn retry_after_seconds(value: &[u8]) -> Duration {
     Duration::from_secs(seconds).min(MAX_RETRY_AFTER)
 }
 
+#[cfg(any(test, feature = "http", feature = "websocket"))]
 /// The URL of one of the server's resources, under the configured path prefix.
 pub(super) fn resource(base: &Url, tail: &str) -> Url {
     let mut url = base.clone();

@@ -62,6 +62,7 @@ impl Token {
         Self(Zeroizing::new(text.trim().to_owned()))
     }
 
+    #[cfg(any(feature = "http", feature = "websocket"))]
     /// The token in the form in which HTTP carries it; wiped when dropped.
     fn bearer(&self) -> Zeroizing<String> {
         Zeroizing::new(format!("Bearer {}", *self.0))

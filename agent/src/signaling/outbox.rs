@@ -33,6 +33,10 @@ pub(super) enum Written {
     /// The server has it.
     Done,
     /// The server will not have it.
+    #[cfg_attr(
+        not(feature = "http"),
+        allow(dead_code, reason = "not every server refuses one")
+    )]
     Refused,
     /// The server wants to be left alone for a while.
     Later(Duration),

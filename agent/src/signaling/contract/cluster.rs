@@ -2,6 +2,7 @@
 //!
 //! The cluster is that of tests/kubernetes/cluster, whose contexts these are.
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::process::Command;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -148,20 +149,44 @@ impl Cluster {
 
     /// How many times the server has been told to write an offer.
     pub(super) async fn writes(&self) -> u64 {
+        let answered = self.answered().await;
+        let count = |verb: &str| answered.get(verb).copied().unwrap_or(0);
+        count("PATCH offers") + count("APPLY offers")
+    }
+
+    /// How many requests for offers and secrets the server has answered, by verb and resource; of a watch it counts
+    /// the end, and those that are open apart.
+    pub(super) async fn answered(&self) -> BTreeMap<String, u64> {
         let request = http::Request::get("/metrics").body(Vec::new()).unwrap();
         let metrics = self.admin.request_text(request).await.unwrap();
-        let of = |line: &&str| {
-            line.starts_with("apiserver_request_total{")
-                && line.contains("resource=\"offers\"")
-                && ["verb=\"PATCH\"", "verb=\"APPLY\""]
-                    .iter()
-                    .any(|verb| line.contains(verb))
-        };
-        let counts = metrics
-            .lines()
-            .filter(of)
-            .filter_map(|line| line.rsplit(' ').next());
-        counts.map(|count| count.parse::<u64>().unwrap()).sum()
+        let mut answered = BTreeMap::new();
+        for line in metrics.lines() {
+            let open = line.starts_with("apiserver_longrunning_gauge{");
+            if !open && !line.starts_with("apiserver_request_total{") {
+                continue;
+            }
+            let label = |name: &str| {
+                let rest = line.split_once(&format!("{name}=\""))?.1;
+                rest.split('"').next()
+            };
+            let (Some(verb), Some(resource)) = (label("verb"), label("resource")) else {
+                continue;
+            };
+            let count = line
+                .rsplit(' ')
+                .next()
+                .and_then(|it| it.parse::<f64>().ok());
+            if matches!(resource, "offers" | "secrets") {
+                let sum = answered
+                    .entry(match open {
+                        true => format!("{verb} {resource} (open)"),
+                        false => format!("{verb} {resource}"),
+                    })
+                    .or_insert(0);
+                *sum += count.unwrap_or_default() as u64;
+            }
+        }
+        answered
     }
 }
 

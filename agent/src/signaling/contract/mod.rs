@@ -4,6 +4,8 @@
 
 #[cfg(feature = "kubernetes")]
 mod cluster;
+#[cfg(feature = "kubernetes")]
+mod crowd;
 mod distance;
 mod facade;
 mod lies;

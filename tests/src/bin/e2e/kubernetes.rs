@@ -99,10 +99,7 @@ fn killed_server(engine: Engine) -> Result<()> {
     cluster.kill()?;
     until("the agents to notice", PATIENCE, || {
         let backends = a.status()?.agent.backends;
-        Ok(backends
-            .iter()
-            .all(|one| one.state == "down")
-            .then_some(()))
+        Ok(backends.iter().all(|one| one.state == "down").then_some(()))
     })?;
     // New sessions, whose offers nobody takes.
     for (side, other) in [(&scene.a, &scene.b), (&scene.b, &scene.a)] {
