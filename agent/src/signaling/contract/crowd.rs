@@ -21,7 +21,7 @@ const LENGTH: usize = 1500;
 /// How long the settled crowd is watched.
 const QUIET: Duration = Duration::from_secs(60);
 /// Longest time for a phase.
-const DEADLINE: Duration = Duration::from_secs(900);
+const DEADLINE: Duration = Duration::from_secs(1800);
 
 #[tokio::test]
 #[ignore = "a benchmark: needs tests/kubernetes/cluster, alone"]

@@ -107,16 +107,15 @@ fn killed_server(engine: Engine) -> Result<()> {
     }
     cluster.resume()?;
     let ready = Instant::now();
-    let restarted = |agent: &Agent, side: &crate::scene::Side, other: &crate::scene::Side| {
-        until("the new session to connect", PATIENCE, || {
-            let peer = agent.peer(&side.tunnel, &other.tunnel)?;
-            Ok(peer.filter(|one| one.state == "connected" && one.restarts > 0))
-        })
-    };
-    restarted(&a, &scene.a, &scene.b)?;
-    restarted(&b, &scene.b, &scene.a)?;
+    for (agent, side, other) in [(&a, &scene.a, &scene.b), (&b, &scene.b, &scene.a)] {
+        agent.backends_up(PATIENCE)?;
+        wicectl(
+            &side.host,
+            &format!("restart {} --wait 40", other.tunnel.key),
+        )?;
+    }
     println!(
-        "connected anew {:?} after the API server is ready",
+        "both connected anew {:?} after the API server is ready",
         ready.elapsed()
     );
     let tally = pings.stop()?;
