@@ -9,7 +9,7 @@ help:
 	@echo 'make demo       watch a tunnel come up through two NATs (root, about 10 s once built)'
 	@echo 'make test       everything that continuous integration runs (root, up to 45 min on two cores)'
 	@echo 'make test-fast  format, lints, documentation, unit and integration tests (no root)'
-	@echo 'make bench      how long a connection takes, and what a thousand peers cost (root, 3 min once built)'
+	@echo 'make bench      how long a connection takes, and what a thousand peers and a cluster cost (root, 10 min once built)'
 	@echo 'make build      the three programs, optimized'
 	@echo 'make install    installs them; DESTDIR= and PREFIX= as usual'
 
@@ -25,6 +25,8 @@ bench:
 	tests/setup bench
 	$(CARGO) build --release --locked $(PROGRAMS) -p wice-tests
 	target/release/wice-bench
+	tests/setup test
+	tests/kubernetes/bench
 
 test:
 	tests/setup test

@@ -274,9 +274,15 @@ impl Driver {
 
     fn output(&mut self, output: Output) {
         match output {
-            Output::Publish { mailbox, sealed } => self.signaling.publish(mailbox, sealed),
+            Output::Publish {
+                mailbox,
+                recipient,
+                sealed,
+            } => self.signaling.publish(mailbox, recipient, sealed),
             Output::Withdraw(mailbox) => self.signaling.withdraw(mailbox),
-            Output::Subscribe(mailbox) => self.signaling.subscribe(mailbox),
+            Output::Subscribe { mailbox, recipient } => {
+                self.signaling.subscribe(mailbox, recipient);
+            }
             Output::Unsubscribe(mailbox) => self.signaling.unsubscribe(mailbox),
             Output::Transmit(transmit) => {
                 // The filter must be there before the first answer can be.

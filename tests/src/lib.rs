@@ -8,6 +8,7 @@
 pub mod agent;
 pub mod bus;
 pub mod certificate;
+pub mod cluster;
 pub mod coturn;
 pub mod cut;
 pub mod iperf;
