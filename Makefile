@@ -22,6 +22,8 @@ help:
 	@echo 'make install    installs them; DESTDIR= and PREFIX= as usual'
 	@echo 'make deb, rpm   packages for distributions, in target/package'
 
+# What is installed or packaged names its commit; what is only tried is not compiled anew for each.
+build install deb rpm: export WICE_COMMIT := $(shell git rev-parse HEAD 2>/dev/null)
 build:
 	$(CARGO) build --profile $(PROFILE) --locked $(PROGRAMS) $(FEATURES)
 
@@ -74,18 +76,25 @@ install-files:
 	test -e $(DESTDIR)/etc/wice/wice.toml || install -m 0644 packaging/wice.toml $(DESTDIR)/etc/wice/wice.toml
 	test -e $(DESTDIR)/etc/wice/signal.env || install -m 0644 packaging/signal.env $(DESTDIR)/etc/wice/signal.env
 	install -D -m 0644 -t $(SHARE)/doc/wice README.md CHANGELOG.md docs/dbus.md docs/protocol.md
+	install -D -m 0644 -t $(SHARE)/doc/wice/examples packaging/examples/*
 	install -D -m 0644 -t $(SHARE)/doc/wice-signal docs/protocol.md
 
+install-notices:
+	install -D -m 0644 -t $(SHARE)/doc/wice target/package/notices/wice/*
+	install -D -m 0644 -t $(SHARE)/doc/wice-signal target/package/notices/wice-signal/*
+
 # Packages are built from the profile `dist`: small and slow to build. PROFILE=release is for trying the packaging itself.
-deb rpm notices: PROFILE = dist
+deb rpm: PROFILE = dist
 deb: build notices
+	tests/setup package
 	packaging/deb $(PROFILE)
 
 rpm: build notices
+	tests/setup package
 	packaging/rpm $(PROFILE)
 
 # What goes into the programs from elsewhere: licences and a bill of materials.
 notices:
-	packaging/notices $(PROFILE)
+	FEATURES='$(FEATURES)' packaging/notices
 
-.PHONY: help build demo bench test test-fast install install-files deb rpm notices
+.PHONY: help build demo bench test test-fast install install-files install-notices deb rpm notices

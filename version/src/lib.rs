@@ -3,21 +3,20 @@
 
 use std::env;
 use std::fs;
-use std::path::{Path, PathBuf};
-use std::process::Command;
 
 /// Sets `WICE_VERSION` for the crate whose build script calls this.
 pub fn emit() {
-    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
     let version = env::var("CARGO_PKG_VERSION").unwrap_or_default();
-    let text = text(&version, commit(&root).as_deref(), &features());
+    let text = text(&version, commit().as_deref(), &features());
     println!("cargo::rustc-env=WICE_VERSION={text}");
 }
 
 /// Puts the parts together: `0.1.0 (0123456789ab; http, websocket)`.
 fn text(version: &str, commit: Option<&str>, features: &[String]) -> String {
     // Twelve digits tell any two commits of a large repository apart.
-    let commit = commit.map_or("unknown commit", |commit| &commit[..commit.len().min(12)]);
+    let commit = commit.map_or("development build", |commit| {
+        &commit[..commit.len().min(12)]
+    });
     if features.is_empty() {
         format!("{version} ({commit})")
     } else {
@@ -25,41 +24,17 @@ fn text(version: &str, commit: Option<&str>, features: &[String]) -> String {
     }
 }
 
-/// Finds the commit: what the builder says (`WICE_COMMIT`), else what `git archive` wrote, else what git says.
-fn commit(root: &Path) -> Option<String> {
+/// Finds the commit: what `git archive` wrote into a tarball, else what the builder says (`WICE_COMMIT`). Git is not asked:
+/// every commit would compile the programs anew.
+fn commit() -> Option<String> {
+    let written = concat!(env!("CARGO_MANIFEST_DIR"), "/commit");
+    println!("cargo::rerun-if-changed={written}");
     println!("cargo::rerun-if-env-changed=WICE_COMMIT");
-    let written = root.join("version/commit");
-    println!("cargo::rerun-if-changed={}", written.display());
-    let told = env::var("WICE_COMMIT").ok();
-    let written = || fs::read_to_string(written).ok();
-    told.and_then(|text| hash(&text))
-        .or_else(|| written().and_then(|text| hash(&text)))
-        .or_else(|| head(root))
-}
-
-/// Asks git, and asks again after each commit.
-fn head(root: &Path) -> Option<String> {
-    // A tarball that was unpacked inside somebody's repository is not of that repository's commit.
-    let top = PathBuf::from(git(root, &["rev-parse", "--show-toplevel"])?);
-    if top.canonicalize().ok()? != root.canonicalize().ok()? {
-        return None;
-    }
-    let log = root.join(git(root, &["rev-parse", "--git-path", "logs/HEAD"])?);
-    if log.exists() {
-        println!("cargo::rerun-if-changed={}", log.display());
-    }
-    hash(&git(root, &["rev-parse", "HEAD"])?)
-}
-
-fn git(root: &Path, arguments: &[&str]) -> Option<String> {
-    let output = Command::new("git")
-        .arg("-C")
-        .arg(root)
-        .args(arguments)
-        .output()
-        .ok()?;
-    let text = String::from_utf8(output.stdout).ok()?;
-    output.status.success().then(|| text.trim().to_owned())
+    let written = fs::read_to_string(written).ok();
+    let told = || env::var("WICE_COMMIT").ok();
+    written
+        .and_then(|text| hash(&text))
+        .or_else(|| told().and_then(|text| hash(&text)))
 }
 
 /// Takes nothing but a hash: the file that `git archive` has not touched holds something else.
@@ -93,18 +68,12 @@ mod tests {
             "1.2.3 (0123456789ab; http, websocket)"
         );
         assert_eq!(text("1.2.3", Some(commit), &[]), "1.2.3 (0123456789ab)");
-        assert_eq!(text("1.2.3", None, &[]), "1.2.3 (unknown commit)");
+        assert_eq!(text("1.2.3", None, &[]), "1.2.3 (development build)");
     }
 
     #[test]
     fn a_placeholder_is_no_commit() {
         assert_eq!(hash("$Format:%H$\n"), None);
         assert_eq!(hash("0123456789AB\n").as_deref(), Some("0123456789ab"));
-    }
-
-    #[test]
-    fn a_tree_inside_another_repository_has_not_its_commit() {
-        let below = Path::new(env!("CARGO_MANIFEST_DIR"));
-        assert_eq!(head(below), None);
     }
 }
