@@ -50,6 +50,11 @@ impl Server {
         format!("stun:{}", self.stun)
     }
 
+    /// Returns the process id.
+    pub fn process(&self) -> u32 {
+        self.process.id()
+    }
+
     /// Stops the server.
     pub fn stop(&mut self) -> Result<()> {
         let status = self.process.stop()?;

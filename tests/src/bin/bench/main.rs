@@ -6,6 +6,7 @@ mod crowd;
 mod figures;
 mod moments;
 mod offer;
+mod size;
 mod swarm;
 mod usage;
 
@@ -46,6 +47,8 @@ enum Part {
     Crowd,
     /// The cost of signing, sealing, opening and verifying.
     Offer,
+    /// Programs and packages on disk, and memory at rest.
+    Size,
 }
 
 /// Whatever happens, the benchmarks end: children die with this process, and namespaces with the last of them.
@@ -82,6 +85,9 @@ fn bench(arguments: &Arguments) -> Result<()> {
     }
     if wanted(Part::Offer) {
         offer::measure();
+    }
+    if wanted(Part::Size) {
+        outcome = outcome.and(size::measure(engine));
     }
     if wanted(Part::Crowd) {
         // A connection that failed is told at the end, and keeps nothing from being measured.
