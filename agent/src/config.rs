@@ -8,17 +8,19 @@ use std::path::{Path, PathBuf};
 use glob::Pattern;
 use url::Url;
 use wice_core::key::PublicKey;
-use wice_core::server::{IceServer, InvalidServer, ServerKind};
-use wice_core::settings::{CandidateKinds, InterfaceRule, PeerRule, Settings};
+use wice_core::server::IceServer;
+use wice_core::settings::{CandidateKinds, InterfaceRule, PeerRule, Policy, Settings};
 use zeroize::Zeroizing;
 
 use crate::signaling::Token;
 
 mod error;
 mod file;
+mod servers;
 
 pub(crate) use error::ConfigError;
 use file::ConfigFile;
+use servers::ice_server;
 
 /// The file that is read when none is named.
 pub(crate) const DEFAULT_PATH: &str = "/etc/wice/wice.toml";
@@ -82,34 +84,10 @@ impl Config {
             .collect::<Result<_, _>>()?;
         let mut servers = Vec::new();
         for server in ice.servers.unwrap_or_default() {
-            let server = ice_server(&server)?;
-            if matches!(server.url.kind, ServerKind::Turn(_)) {
-                let url = &server.url;
-                warnings.push(format!(
-                    "[ice] servers: {url} is ignored: this version has no relays yet"
-                ));
-            }
-            servers.push(server);
+            servers.push(ice_server(server, &mut warnings)?);
         }
         if file.metrics.is_some_and(|metrics| metrics.listen.is_some()) {
             warnings.push("[metrics] listen is ignored: this version serves no metrics yet".into());
-        }
-        match ice.policy.as_deref() {
-            None | Some("all" | "direct") => {}
-            Some("relay") => {
-                return Err(ConfigError::Value {
-                    key: "[ice] policy",
-                    value: "relay".into(),
-                    problem: "this version has no relays yet; use \"all\" or \"direct\"".into(),
-                });
-            }
-            Some(other) => {
-                return Err(ConfigError::Value {
-                    key: "[ice] policy",
-                    value: other.into(),
-                    problem: "expected \"all\", \"direct\" or \"relay\"".into(),
-                });
-            }
         }
         let excluded = match ice.exclude_interfaces {
             Some(patterns) => patterns,
@@ -133,6 +111,7 @@ impl Config {
                 .iter()
                 .map(|glob| pattern("[ice] exclude-interfaces", glob))
                 .collect::<Result<_, _>>()?,
+            policy: policy(ice.policy.as_deref())?,
             allow_loopback: ice.allow_loopback.unwrap_or(false),
         };
         Ok(Self {
@@ -214,22 +193,6 @@ fn redact(text: &str) -> String {
     }
 }
 
-/// A server of the list: its URI and what opens it.
-fn ice_server(server: &file::Server) -> Result<IceServer, ConfigError> {
-    let url = server.url();
-    Ok(IceServer {
-        url: url
-            .parse()
-            .map_err(|error: InvalidServer| ConfigError::Value {
-                key: "[ice] servers",
-                value: url.to_owned(),
-                problem: error.to_string(),
-            })?,
-        username: String::new(),
-        credential: None,
-    })
-}
-
 fn pattern(key: &'static str, glob: &str) -> Result<Pattern, ConfigError> {
     Pattern::new(glob).map_err(|error| ConfigError::Value {
         key,
@@ -274,7 +237,21 @@ fn candidates(kinds: Option<Vec<String>>) -> Result<CandidateKinds, ConfigError>
     Ok(CandidateKinds {
         host: kinds.iter().any(|kind| kind == "host"),
         server_reflexive: kinds.iter().any(|kind| kind == "srflx"),
+        relay: kinds.iter().any(|kind| kind == "relay"),
     })
+}
+
+fn policy(policy: Option<&str>) -> Result<Policy, ConfigError> {
+    match policy {
+        None | Some("all") => Ok(Policy::All),
+        Some("direct") => Ok(Policy::Direct),
+        Some("relay") => Ok(Policy::Relay),
+        Some(other) => Err(ConfigError::Value {
+            key: "[ice] policy",
+            value: other.to_owned(),
+            problem: "expected \"all\", \"direct\" or \"relay\"".into(),
+        }),
+    }
 }
 
 /// The token of the file, else of the systemd credential `signaling-token` (systemd.exec(5)).

@@ -17,11 +17,12 @@ use crate::config::Config;
 use crate::dbus::{self, Command};
 use crate::kernel::Kernel;
 use crate::logging::causes;
-use crate::net::StunPort;
+use crate::net::{Relays, StunPort};
 use crate::signaling::{self, BackendConfig, BackendState, Signaling};
 use crate::systemd;
 
 mod errands;
+mod relays;
 mod resolve;
 mod show;
 mod signals;
@@ -37,6 +38,7 @@ pub(crate) struct Driver {
     kernel: Arc<Kernel>,
     errands: Errands,
     stun: StunPort,
+    relays: Relays,
     signaling: Signaling,
     bus: dbus::Service,
     resolver: Resolver,
@@ -79,8 +81,6 @@ impl Driver {
         let bus = dbus::Service::start(command_sender, env!("WICE_VERSION"));
         let mut seed = [0; 32];
         getrandom::fill(&mut seed)?;
-        let mut resolver = Resolver::default();
-        resolver.resolve(&config.servers);
         for warning in &config.warnings {
             warn!("{warning}");
         }
@@ -93,9 +93,10 @@ impl Driver {
             errands: Errands::new(Arc::clone(&kernel)),
             kernel,
             stun,
+            relays: Relays::new(),
             signaling,
             bus,
-            resolver,
+            resolver: Resolver::default(),
             servers: config.servers,
             events,
             commands,
@@ -112,6 +113,7 @@ impl Driver {
     /// Serves until a signal asks to leave.
     pub(crate) async fn run(mut self) -> anyhow::Result<()> {
         self.show_backends();
+        self.servers_changed();
         self.addresses().await;
         self.interfaces(true).await;
         self.first_sight().await;
@@ -148,6 +150,7 @@ impl Driver {
                     }
                 }
                 news = self.errands.next() => self.news(news).await,
+                event = self.relays.next() => self.relay_event(event),
                 servers = self.resolver.next() => self.input(Input::StunServers(servers)),
                 () = sleep_until(next) => {}
             }
@@ -168,7 +171,11 @@ impl Driver {
         info!("leaving; every endpoint stays as it is");
         self.input(Input::Stop);
         self.perform();
-        tokio::join!(self.signaling.leave(LEAVE), self.bus.stop());
+        tokio::join!(
+            self.signaling.leave(LEAVE),
+            self.relays.leave(LEAVE),
+            self.bus.stop()
+        );
         Ok(())
     }
 
@@ -184,12 +191,6 @@ impl Driver {
             signaling::Event::Changed(_) => self.backends_changed(),
             signaling::Event::IceServers => self.servers_changed(),
         }
-    }
-
-    /// Follows the servers of the configuration and those that backends hand out.
-    fn servers_changed(&mut self) {
-        let servers = [self.servers.as_slice(), &self.signaling.ice_servers()].concat();
-        self.resolver.resolve(&servers);
     }
 
     /// Tells the core when the first backend connects and when the last one is lost.
@@ -286,7 +287,7 @@ impl Driver {
                     debug!(destination = %transmit.destination, "cannot send a check: {error}");
                 }
             }
-            Output::Relay(order) => debug!(?order, "this version has no relays"),
+            Output::Relay(order) => self.relays.order(order),
             Output::SetEndpoint {
                 interface,
                 peer,
@@ -324,6 +325,9 @@ impl Driver {
                     let gained = addresses.iter().any(|new| !known.contains(new));
                     if lost || (gained && !self.reachable) {
                         self.signaling.network_changed();
+                    }
+                    if lost || gained {
+                        self.relays.network_changed();
                     }
                 }
                 self.input(Input::Addresses(addresses));

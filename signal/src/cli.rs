@@ -6,9 +6,11 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use clap::Parser;
-use wice_signal::{Limits, Options, TlsFiles, Token, TokenError};
+use wice_signal::{Limits, Options, SecretError, TlsFiles, Token, TokenError};
 
 use crate::log::LogLevel;
+
+mod turn;
 
 const PORT: u16 = 8080;
 
@@ -20,7 +22,7 @@ pub(crate) const DEFAULT_IPV4: SocketAddr =
     SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), PORT);
 
 /// The rendezvous server of WICE: agents leave sealed offers for each other in its mailboxes and ask its STUN server
-/// for their public addresses.
+/// for their public addresses. With --turn it also relays for those that have no direct path.
 ///
 /// It keeps the newest message of each mailbox in memory for a time and cannot read any. HTTP REST and WebSocket are
 /// served on the same addresses; GET /v1/openapi.json describes them.
@@ -63,6 +65,9 @@ pub(crate) struct Cli {
     pub(crate) generate_man: bool,
 
     #[command(flatten)]
+    turn: turn::TurnFlags,
+
+    #[command(flatten)]
     limits: LimitFlags,
 }
 
@@ -92,9 +97,18 @@ struct LimitFlags {
     connections_per_address: usize,
 }
 
+/// A secret that is asked for and cannot be read.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum InvalidOptions {
+    #[error(transparent)]
+    Token(#[from] TokenError),
+    #[error(transparent)]
+    Secret(#[from] SecretError),
+}
+
 impl Cli {
-    /// What the server is made of, with the token read.
-    pub(crate) fn options(self) -> Result<Options, TokenError> {
+    /// What the server is made of, with token and secret read.
+    pub(crate) fn options(self) -> Result<Options, InvalidOptions> {
         let token = match (&self.token_file, credential("signaling-token")) {
             (Some(file), _) => Some(Token::read(file)?),
             (None, Some(file)) => Some(Token::read(&file)?),
@@ -111,6 +125,7 @@ impl Cli {
             listen,
             tls: tls.map(|(cert, key)| TlsFiles { cert, key }),
             stun: self.stun,
+            turn: self.turn.options()?,
             token,
             limits: Limits {
                 expiry: Duration::from_secs(self.limits.expiry),

@@ -1,4 +1,4 @@
-//! The rendezvous server of WICE as a library: mailboxes over REST and WebSocket, and STUN, in one process.
+//! The rendezvous server of WICE as a library: mailboxes over REST and WebSocket, STUN and TURN, in one process.
 //!
 //! The program is a thin shell around [`Server`]; tests run the same one. Messages are sealed: this server learns
 //! the names of mailboxes, sizes, times and network addresses, and holds no secret of any peer.
@@ -15,8 +15,10 @@ mod store;
 mod stun;
 mod tls;
 mod token;
+mod turn;
 
-pub use options::{Limits, Options, TlsFiles};
+pub use options::{Limits, Options, TlsFiles, TurnLimits, TurnOptions};
 pub use server::{Server, ServerError};
 pub use tls::{Tls, TlsError};
 pub use token::{InvalidToken, Token, TokenError};
+pub use turn::{InvalidSecret, Secret, SecretError};

@@ -4,7 +4,7 @@ mod cli;
 mod log;
 
 use std::future::pending;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::process::ExitCode;
 
 use anyhow::Context;
@@ -75,6 +75,16 @@ async fn serve(cli: Cli) -> anyhow::Result<()> {
     for address in server.stun_addrs() {
         info!("listening on stun:{address}");
     }
+    for address in server.turn_addrs() {
+        info!("listening on turn:{address} (UDP and TCP)");
+    }
+    for address in server.turn_tls_addrs() {
+        info!("listening on turns:{address}");
+    }
+    relays(
+        &server.relay_addrs(),
+        server.turn_addrs().is_empty() && server.turn_tls_addrs().is_empty(),
+    );
     let public = |address: &SocketAddr| !address.ip().is_loopback();
     if has_token && tls.is_none() && server.local_addrs().iter().any(public) {
         warn!(
@@ -96,6 +106,28 @@ async fn serve(cli: Cli) -> anyhow::Result<()> {
     }
     info!("stopped");
     Ok(())
+}
+
+/// Says where relayed packets come from, and what may be wrong with that.
+fn relays(addresses: &[IpAddr], off: bool) {
+    if off {
+        return;
+    }
+    if addresses.is_empty() {
+        warn!("no address to relay from: set --turn-external to the address that others see");
+        return;
+    }
+    let list: Vec<String> = addresses.iter().map(IpAddr::to_string).collect();
+    info!("relaying from {}", list.join(" and "));
+    for address in addresses {
+        if let IpAddr::V4(v4) = address
+            && v4.is_private()
+        {
+            warn!(
+                "{v4} is a private address, which only its own network reaches: set --turn-external to the address that others see"
+            );
+        }
+    }
 }
 
 /// Reads certificate and key again at each SIGHUP. Never ends.

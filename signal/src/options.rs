@@ -1,10 +1,12 @@
 //! What an operator may set, with the defaults.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
+use std::ops::RangeInclusive;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use crate::token::Token;
+use crate::turn::Secret;
 
 /// How a server is set up.
 #[derive(Debug, Clone, Default)]
@@ -15,6 +17,8 @@ pub struct Options {
     pub tls: Option<TlsFiles>,
     /// Where STUN binding requests are answered over UDP.
     pub stun: Vec<SocketAddr>,
+    /// A TURN server, if there is to be one.
+    pub turn: Option<TurnOptions>,
     /// What a client must present, if anything.
     pub token: Option<Token>,
     /// Bounds on what clients may use.
@@ -28,6 +32,75 @@ pub struct TlsFiles {
     pub cert: PathBuf,
     /// The private key: PKCS #8, PKCS #1 or SEC 1.
     pub key: PathBuf,
+}
+
+/// How the TURN server is set up.
+#[derive(Debug, Clone)]
+pub struct TurnOptions {
+    /// Where clients are served over UDP and over TCP; port 0 takes any free one.
+    pub listen: Vec<SocketAddr>,
+    /// Where clients are served over TLS, with the server's certificate.
+    pub tls: Vec<SocketAddr>,
+    /// The relays' addresses as others see them, one a family at most; default: those of `listen`, else those that the
+    /// default route leads out from.
+    pub external: Vec<IpAddr>,
+    /// The ports of relayed addresses.
+    pub ports: RangeInclusive<u16>,
+    /// Relays to private, shared and link-local addresses too.
+    pub allow_private: bool,
+    /// Relays to loopback addresses too; for tests on one machine.
+    pub allow_loopback: bool,
+    /// What credentials are derived from; default: a secret of this process.
+    pub secret: Option<Secret>,
+    /// How long credentials hold.
+    pub ttl: Duration,
+    /// Bounds on what clients may use.
+    pub limits: TurnLimits,
+}
+
+impl Default for TurnOptions {
+    fn default() -> Self {
+        Self {
+            listen: Vec::new(),
+            tls: Vec::new(),
+            external: Vec::new(),
+            // RFC 8656 §7.2.
+            ports: 49_152..=65_535,
+            allow_private: false,
+            allow_loopback: false,
+            secret: None,
+            ttl: Duration::from_secs(3600),
+            limits: TurnLimits::default(),
+        }
+    }
+}
+
+/// Bounds on what TURN clients may use.
+#[derive(Debug, Clone)]
+pub struct TurnLimits {
+    /// Allocations in all.
+    pub allocations: usize,
+    /// Allocations with one client's credentials.
+    pub allocations_per_user: usize,
+    /// Allocations of one client address.
+    pub allocations_per_address: usize,
+    /// Bits relayed in a second, in all and both ways; 0 is no bound.
+    pub bits_per_second: u64,
+    /// The same for one allocation.
+    pub bits_per_second_per_allocation: u64,
+}
+
+impl Default for TurnLimits {
+    /// An agent holds an allocation or two for each interface and server address.
+    fn default() -> Self {
+        Self {
+            allocations: 4_000,
+            allocations_per_user: 32,
+            allocations_per_address: 256,
+            bits_per_second: 0,
+            bits_per_second_per_allocation: 0,
+        }
+    }
 }
 
 /// Bounds on what clients may use. An address is an IPv4 address or an IPv6 /64, which is what one

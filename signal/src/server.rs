@@ -2,7 +2,7 @@
 
 use std::future::Future;
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -11,7 +11,7 @@ use tokio::task::JoinSet;
 use tokio::time::{MissedTickBehavior, interval};
 use tracing::{info, warn};
 
-use crate::api::{App, router};
+use crate::api::{App, TurnUrls, router};
 use crate::connection::{Door, accept};
 use crate::limit::{Rate, Slots};
 use crate::options::Options;
@@ -19,6 +19,7 @@ use crate::stop::Stopper;
 use crate::store::Store;
 use crate::stun::StunSocket;
 use crate::tls::{Tls, TlsError};
+use crate::turn::{Turn, Unbound};
 
 /// How often what expired is dropped: much less than any expiry, and one sorted set to look at.
 const SWEEP: Duration = Duration::from_secs(1);
@@ -28,6 +29,7 @@ const SWEEP: Duration = Duration::from_secs(1);
 pub struct Server {
     listeners: Vec<(TcpListener, SocketAddr)>,
     stun: Vec<StunSocket>,
+    turn: Option<Turn>,
     tls: Option<Tls>,
     options: Options,
 }
@@ -36,7 +38,7 @@ pub struct Server {
 #[derive(Debug, thiserror::Error)]
 pub enum ServerError {
     /// There is no address to serve on.
-    #[error("nothing to serve: name at least one address to listen on, or one for STUN")]
+    #[error("nothing to serve: name at least one address to listen on, or one for STUN or TURN")]
     Nothing,
     /// An HTTP address cannot be bound.
     #[error("cannot listen on {address} (TCP): {source}; is another server running there?")]
@@ -54,16 +56,56 @@ pub enum ServerError {
         /// What came back.
         source: io::Error,
     },
+    /// A TURN address cannot be bound.
+    #[error(
+        "cannot serve TURN on {address} ({transport}): {source}; is another server running there?"
+    )]
+    Turn {
+        /// What was tried.
+        address: SocketAddr,
+        /// Over what.
+        transport: &'static str,
+        /// What came back.
+        source: io::Error,
+    },
+    /// TURN over TLS without a certificate.
+    #[error("TURN over TLS needs a certificate and its key")]
+    TurnWithoutCertificate,
+    /// The thread of the TURN server cannot be started.
+    #[error("cannot start the TURN server: {0}")]
+    TurnThread(#[source] io::Error),
     /// Certificate or key cannot be used.
     #[error(transparent)]
     Tls(#[from] TlsError),
 }
 
+impl From<Unbound> for ServerError {
+    fn from(unbound: Unbound) -> Self {
+        let Unbound {
+            address,
+            transport,
+            source,
+        } = unbound;
+        Self::Turn {
+            address,
+            transport,
+            source,
+        }
+    }
+}
+
 impl Server {
     /// Binds all sockets and reads certificate and key.
     pub async fn bind(options: Options) -> Result<Self, ServerError> {
-        if options.listen.is_empty() && options.stun.is_empty() {
+        if options.listen.is_empty() && options.stun.is_empty() && options.turn.is_none() {
             return Err(ServerError::Nothing);
+        }
+        let needs_tls = options
+            .turn
+            .as_ref()
+            .is_some_and(|turn| !turn.tls.is_empty());
+        if needs_tls && options.tls.is_none() {
+            return Err(ServerError::TurnWithoutCertificate);
         }
         let tls = options.tls.clone().map(Tls::load).transpose()?;
         let mut listeners = Vec::new();
@@ -78,9 +120,11 @@ impl Server {
             let failed = |source| ServerError::Stun { address, source };
             stun.push(StunSocket::bind(address).await.map_err(failed)?);
         }
+        let turn = options.turn.clone().map(Turn::bind).transpose()?;
         Ok(Self {
             listeners,
             stun,
+            turn,
             tls,
             options,
         })
@@ -96,6 +140,27 @@ impl Server {
         self.stun.iter().map(StunSocket::address).collect()
     }
 
+    /// Where TURN is served over UDP and TCP, with the real ports, in the order of the options.
+    pub fn turn_addrs(&self) -> Vec<SocketAddr> {
+        self.turn.as_ref().map(Turn::addresses).unwrap_or_default()
+    }
+
+    /// Where TURN is served over TLS, with the real ports, in the order of the options.
+    pub fn turn_tls_addrs(&self) -> Vec<SocketAddr> {
+        self.turn
+            .as_ref()
+            .map(Turn::tls_addresses)
+            .unwrap_or_default()
+    }
+
+    /// The addresses that relayed packets come from, as others see them.
+    pub fn relay_addrs(&self) -> Vec<IpAddr> {
+        self.turn
+            .as_ref()
+            .map(Turn::relay_addresses)
+            .unwrap_or_default()
+    }
+
     /// A handle that replaces the certificate while the server runs; `None` without TLS.
     pub fn tls(&self) -> Option<Tls> {
         self.tls.clone()
@@ -107,6 +172,7 @@ impl Server {
         let Self {
             listeners,
             stun,
+            turn,
             tls,
             options,
         } = self;
@@ -123,8 +189,17 @@ impl Server {
             rate: Arc::clone(&rate),
             token: options.token,
             stun: stun.iter().map(StunSocket::address).collect(),
+            turn: turn.as_ref().map(|turn| TurnUrls {
+                plain: turn.addresses(),
+                tls: turn.tls_addresses(),
+                issuer: turn.issuer(),
+            }),
             limits,
         }));
+        let relaying = turn
+            .map(|turn| turn.start(tls.clone(), Arc::clone(&stun_rate), slots.clone()))
+            .transpose()
+            .map_err(ServerError::TurnThread)?;
         // A set aborts its tasks when it is dropped.
         let mut tasks = JoinSet::new();
         for socket in stun {
@@ -153,6 +228,9 @@ impl Server {
         info!("stopping: closing all connections");
         if !stopper.finish().await {
             warn!("some clients did not finish in time and were cut off");
+        }
+        if let Some(relaying) = relaying {
+            relaying.stop().await;
         }
         tasks.shutdown().await;
         Ok(())

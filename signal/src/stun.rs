@@ -109,7 +109,7 @@ impl StunSocket {
 }
 
 /// The answer to one datagram, or none where there is nothing to answer.
-fn respond(datagram: &[u8], client: SocketAddr) -> Option<Vec<u8>> {
+pub(crate) fn respond(datagram: &[u8], client: SocketAddr) -> Option<Vec<u8>> {
     /// What a request may carry that must be understood: credentials, which nobody asked for, mean nothing here.
     const UNDERSTOOD: [AttributeType; 7] = [
         Username::TYPE,

@@ -1,4 +1,4 @@
-//! TLS for the HTTP listeners, with a certificate that can be replaced while serving.
+//! TLS for HTTP and TURN, with a certificate that can be replaced while serving.
 
 use std::fmt;
 use std::path::PathBuf;
@@ -17,25 +17,45 @@ use crate::options::TlsFiles;
 pub struct Tls {
     files: TlsFiles,
     config: Arc<RwLock<Arc<ServerConfig>>>,
+    turn: Arc<RwLock<Arc<ServerConfig>>>,
 }
 
 impl Tls {
     /// Reads certificate and key.
     pub(crate) fn load(files: TlsFiles) -> Result<Self, TlsError> {
-        let config = Arc::new(RwLock::new(Arc::new(configure(&files)?)));
-        Ok(Self { files, config })
+        let config = configure(&files)?;
+        let turn = Arc::new(RwLock::new(Arc::new(for_turn(config.clone()))));
+        let config = Arc::new(RwLock::new(Arc::new(config)));
+        Ok(Self {
+            files,
+            config,
+            turn,
+        })
     }
 
     /// Reads certificate and key again; connections made from then on use them. After an error the old ones stay.
     pub fn reload(&self) -> Result<(), TlsError> {
-        let new = Arc::new(configure(&self.files)?);
-        *self.config.write().unwrap_or_else(PoisonError::into_inner) = new;
+        let new = configure(&self.files)?;
+        let turn = Arc::new(for_turn(new.clone()));
+        *self.config.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(new);
+        *self.turn.write().unwrap_or_else(PoisonError::into_inner) = turn;
         Ok(())
     }
 
     /// What a new connection shakes hands with.
     pub(crate) fn acceptor(&self) -> TlsAcceptor {
         let config = self.config.read().unwrap_or_else(PoisonError::into_inner);
+        TlsAcceptor::from(Arc::clone(&config))
+    }
+}
+
+/// RFC 7443; a client that names no protocol is served too.
+const TURN_PROTOCOL: &[u8] = b"stun.turn";
+
+impl Tls {
+    /// What a new TURN connection shakes hands with.
+    pub(crate) fn turn_acceptor(&self) -> TlsAcceptor {
+        let config = self.turn.read().unwrap_or_else(PoisonError::into_inner);
         TlsAcceptor::from(Arc::clone(&config))
     }
 }
@@ -77,6 +97,11 @@ pub enum TlsError {
         /// What rustls says.
         source: rustls::Error,
     },
+}
+
+fn for_turn(mut config: ServerConfig) -> ServerConfig {
+    config.alpn_protocols = vec![TURN_PROTOCOL.to_vec()];
+    config
 }
 
 fn configure(files: &TlsFiles) -> Result<ServerConfig, TlsError> {

@@ -99,6 +99,10 @@ numbers! {
         KernelAlive = 140, "kernel-alive";
         /// The public key admits no key agreement.
         InvalidKey = 150, "invalid-key";
+        /// The direct path stopped answering; packets go by a relay.
+        DirectPathLost = 160, "direct-path-lost";
+        /// The relay that carried packets is gone.
+        RelayLost = 170, "relay-lost";
     }
 }
 
@@ -162,6 +166,12 @@ numbers! {
         MappingVaries = 90, "mapping-varies";
         /// The peer's NAT has another port for each destination.
         PeerMappingVaries = 100, "peer-mapping-varies";
+        /// No STUN server answers over UDP, but a TURN server does over TCP.
+        UdpBlocked = 110, "udp-blocked";
+        /// The configuration asks for relays only.
+        RelayOnly = 120, "relay-only";
+        /// The peer offers nothing but relayed addresses.
+        PeerRelayOnly = 130, "peer-relay-only";
     }
 }
 

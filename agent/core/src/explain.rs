@@ -7,6 +7,9 @@ use std::net::{IpAddr, SocketAddr};
 
 use crate::candidate::{Candidate, Kind};
 use crate::ice::LocalCandidate;
+use crate::relay::Relayed;
+use crate::server::Transport;
+use crate::settings::Policy;
 use crate::status::{CandidateStatus, PathKind, Reason, State};
 
 /// Everything that is known about the present attempt to reach a peer.
@@ -79,6 +82,12 @@ pub enum Finding {
     MappingVaries = 90,
     /// The peer's NAT has another port for each destination.
     PeerMappingVaries = 100,
+    /// No STUN server answers over UDP, but a TURN server does over TCP.
+    UdpBlocked = 110,
+    /// The configuration asks for relays only.
+    RelayOnly = 120,
+    /// The peer offers nothing but relayed addresses.
+    PeerRelayOnly = 130,
 }
 
 /// Messages of one pair.
@@ -130,14 +139,23 @@ impl Ledger {
 /// Checks of a pair without an answer that mean something: by then the first was sent more than half a second ago.
 const PATIENCE: u32 = 5;
 
+/// What an interface knows of its candidates.
+pub(crate) struct Surroundings<'a> {
+    pub(crate) locals: &'a [LocalCandidate],
+    pub(crate) end_of_candidates: bool,
+    pub(crate) stun_servers: usize,
+    /// Whether any STUN server that was asked has answered.
+    pub(crate) stun_answered: Option<bool>,
+    pub(crate) relayed: &'a [Relayed],
+    pub(crate) policy: Policy,
+}
+
 /// What an explanation is made of.
 pub(crate) struct Facts<'a> {
     pub(crate) state: State,
     pub(crate) reason: Reason,
     pub(crate) path: PathKind,
-    pub(crate) locals: &'a [LocalCandidate],
-    pub(crate) end_of_candidates: bool,
-    pub(crate) stun_servers: usize,
+    pub(crate) surroundings: &'a Surroundings<'a>,
     pub(crate) remotes: &'a [Candidate],
     pub(crate) ledger: Option<&'a Ledger>,
     /// Base and remote address of the pair that carries packets.
@@ -150,6 +168,7 @@ impl Explanation {
             state: facts.state,
             reason: facts.reason,
             local: facts
+                .surroundings
                 .locals
                 .iter()
                 .map(|local| CandidateStatus {
@@ -177,7 +196,12 @@ impl Facts<'_> {
         let Some(Ledger(ledger)) = self.ledger else {
             return Vec::new();
         };
-        let bases: BTreeSet<SocketAddr> = self.locals.iter().map(|local| local.base).collect();
+        let bases: BTreeSet<SocketAddr> = self
+            .surroundings
+            .locals
+            .iter()
+            .map(|local| local.base)
+            .collect();
         let mut ends: BTreeSet<(SocketAddr, SocketAddr)> = ledger.keys().copied().collect();
         for remote in self.remotes {
             let remote = remote.socket_addr();
@@ -195,7 +219,7 @@ impl Facts<'_> {
                 .map_or(Kind::Prflx, |candidate| candidate.kind);
             Pair {
                 local: CandidateStatus {
-                    kind: Kind::Host,
+                    kind: self.base_kind(base),
                     address: base,
                 },
                 remote: CandidateStatus {
@@ -207,6 +231,23 @@ impl Facts<'_> {
             }
         };
         ends.into_iter().map(pair).collect()
+    }
+
+    fn base_kind(&self, base: SocketAddr) -> Kind {
+        let relays = (self.surroundings.relayed.iter()).any(|it| it.address == base);
+        if relays { Kind::Relay } else { Kind::Host }
+    }
+
+    /// The messages of pairs without a relay at either end.
+    fn direct(&self) -> BTreeMap<(SocketAddr, SocketAddr), Exchange> {
+        let relays = |remote: SocketAddr| {
+            (self.remotes.iter()).any(|it| it.kind == Kind::Relay && it.socket_addr() == remote)
+        };
+        let pairs = self.ledger.into_iter().flat_map(|Ledger(ledger)| ledger);
+        pairs
+            .filter(|((base, remote), _)| self.base_kind(*base) == Kind::Host && !relays(*remote))
+            .map(|(pair, exchange)| (*pair, *exchange))
+            .collect()
     }
 
     fn pair_state(&self, pair: (SocketAddr, SocketAddr), exchange: Exchange) -> PairState {
@@ -229,9 +270,9 @@ impl Facts<'_> {
             self.state,
             State::Gathering | State::Checking | State::Connected | State::Failed
         );
-        let Some(Ledger(ledger)) = self.ledger else {
+        if self.ledger.is_none() {
             return findings;
-        };
+        }
         // A path of an earlier session may still be in use while this one finds none.
         let direct = self.state == State::Connected && self.path == PathKind::Direct;
         if !negotiates || direct {
@@ -242,23 +283,43 @@ impl Facts<'_> {
                 findings.insert(finding);
             }
         };
-        let ours: Vec<SocketAddr> = self.locals.iter().map(|local| local.address).collect();
-        let theirs: Vec<SocketAddr> = self.remotes.iter().map(Candidate::socket_addr).collect();
-        note(Finding::NoLocalCandidates, ours.is_empty());
-        note(Finding::NoRemoteCandidates, theirs.is_empty());
+        let surroundings = self.surroundings;
+        let locals = surroundings.locals;
+        let direct = |kind| kind != Kind::Relay;
+        let ours: Vec<SocketAddr> = (locals.iter())
+            .filter(|it| direct(it.kind))
+            .map(|it| it.address)
+            .collect();
+        let theirs: Vec<SocketAddr> = (self.remotes.iter())
+            .filter(|it| direct(it.kind))
+            .map(Candidate::socket_addr)
+            .collect();
+        let relay_only = surroundings.policy == Policy::Relay;
+        note(Finding::RelayOnly, relay_only);
+        note(Finding::NoLocalCandidates, ours.is_empty() && !relay_only);
+        let offered = !self.remotes.is_empty();
+        note(Finding::NoRemoteCandidates, !offered);
+        note(Finding::PeerRelayOnly, offered && theirs.is_empty());
         let only_private = |addresses: &[SocketAddr]| {
             !addresses.is_empty() && addresses.iter().all(|it| is_private(it.ip()))
         };
         let unseen = only_private(&ours);
-        note(Finding::NoStunServer, unseen && self.stun_servers == 0);
-        let asked = self.stun_servers > 0 && self.end_of_candidates;
-        note(Finding::StunUnanswered, unseen && asked);
+        note(
+            Finding::NoStunServer,
+            unseen && surroundings.stun_servers == 0,
+        );
+        let asked = surroundings.stun_servers > 0 && surroundings.end_of_candidates;
+        let blocked = surroundings.stun_answered == Some(false)
+            && (surroundings.relayed.iter()).any(|it| it.transport != Transport::Udp);
+        note(Finding::UdpBlocked, blocked && asked);
+        note(Finding::StunUnanswered, unseen && asked && !blocked);
         note(Finding::PeerOnlyPrivate, only_private(&theirs));
         let apart = ours
             .iter()
             .all(|our| theirs.iter().all(|their| our.is_ipv4() != their.is_ipv4()));
         let both = !ours.is_empty() && !theirs.is_empty();
         note(Finding::NoCommonFamily, apart && both);
+        let ledger = self.direct();
         let sent = ledger.values().any(|it| it.sent >= PATIENCE);
         let answered = ledger.values().any(|it| it.answered > 0);
         let received = ledger.values().any(|it| it.received > 0);
@@ -276,10 +337,9 @@ impl Facts<'_> {
     /// Two servers saw one address of ours differently.
     fn mapping_varies(&self) -> bool {
         let mut mapped = BTreeMap::<SocketAddr, SocketAddr>::new();
-        let reflexive = self.locals.iter().filter(|it| it.kind == Kind::Srflx);
-        reflexive
-            .into_iter()
-            .any(|local| *mapped.entry(local.base).or_insert(local.address) != local.address)
+        let locals = self.surroundings.locals;
+        let mut reflexive = locals.iter().filter(|it| it.kind == Kind::Srflx);
+        reflexive.any(|local| *mapped.entry(local.base).or_insert(local.address) != local.address)
     }
 
     /// Two servers saw one address of the peer's differently, or we see it where none of them did.
@@ -355,14 +415,23 @@ mod tests {
         }
     }
 
+    fn surroundings(locals: &[LocalCandidate]) -> Surroundings<'_> {
+        Surroundings {
+            locals,
+            end_of_candidates: true,
+            stun_servers: 1,
+            stun_answered: None,
+            relayed: &[],
+            policy: Policy::All,
+        }
+    }
+
     fn findings(locals: &[LocalCandidate], remotes: &[Candidate], ledger: &Ledger) -> Vec<Finding> {
         let facts = Facts {
             state: State::Failed,
             reason: Reason::NoPairWorks,
             path: PathKind::None,
-            locals,
-            end_of_candidates: true,
-            stun_servers: 1,
+            surroundings: &surroundings(locals),
             remotes,
             ledger: Some(ledger),
             selected: None,
@@ -442,9 +511,7 @@ mod tests {
             state: State::Checking,
             reason: Reason::OfferReceived,
             path: PathKind::None,
-            locals: &locals,
-            end_of_candidates: true,
-            stun_servers: 0,
+            surroundings: &surroundings(&locals),
             remotes: &remotes,
             ledger: Some(&ledger),
             selected: Some((base, remotes[3].socket_addr())),
@@ -472,9 +539,7 @@ mod tests {
             state: State::Checking,
             reason: Reason::OfferReceived,
             path: PathKind::Direct,
-            locals: &locals,
-            end_of_candidates: true,
-            stun_servers: 0,
+            surroundings: &surroundings(&locals),
             remotes: &remotes,
             ledger: Some(&ledger),
             selected: None,

@@ -1,4 +1,5 @@
-//! Which addresses a WireGuard interface can be reached at: its own, and those that STUN servers see (RFC 8445 §5.1.1).
+//! Which addresses a WireGuard interface can be reached at: its own, those that STUN servers see, and those that TURN servers
+//! relay to it (RFC 8445 §5.1.1).
 //!
 //! One for all peers of an interface, because they share its port. Knows no peer, no offer and no kernel.
 
@@ -16,6 +17,8 @@ use stun_types::message::{
 use crate::candidate::{Candidate, Kind, Network};
 use crate::ice::LocalCandidate;
 use crate::io::Packet;
+use crate::offer::MAX_CANDIDATES;
+use crate::relay::Relayed;
 use crate::session::Random;
 
 /// The candidates of one interface.
@@ -29,10 +32,15 @@ pub struct Gather {
     /// using that address.
     former: BTreeMap<SocketAddr, BTreeSet<SocketAddr>>,
     refreshing: bool,
+    relayed: Vec<Relayed>,
+    /// Relays were asked for, and may yet come.
+    relays_pending: bool,
 }
 
 /// Most host candidates, and as many server-reflexive ones: together what an offer carries.
 const MAX_BASES: usize = 8;
+/// Most relayed candidates: both families of the server in use, and of the one that it replaces.
+const MAX_RELAYED: usize = 4;
 /// A binding request is repeated after these delays (RFC 8489 §6.2.1, faster: a candidate that comes late is a slow path).
 const RETRIES: [Duration; 3] = [
     Duration::from_millis(200),
@@ -111,6 +119,31 @@ impl Gather {
                 due: Some(now),
             });
         }
+    }
+
+    /// Waits for relays from now on, or wants none any more.
+    pub fn expect_relays(&mut self, wanted: bool) {
+        self.relays_pending = wanted;
+        if !wanted {
+            self.relayed.clear();
+        }
+    }
+
+    /// Makes the relayed addresses exactly these; `finished` when no more are to be waited for.
+    pub fn set_relayed(&mut self, addresses: &[Relayed], finished: bool) {
+        self.relayed = addresses.iter().copied().take(MAX_RELAYED).collect();
+        self.relays_pending = !finished;
+    }
+
+    /// The relayed addresses.
+    pub fn relayed(&self) -> &[Relayed] {
+        &self.relayed
+    }
+
+    /// Tells whether any STUN server was asked and has answered; `None` when none was asked.
+    pub fn is_answered(&self) -> Option<bool> {
+        let asked = !self.bindings.is_empty();
+        asked.then(|| self.bindings.values().any(|it| it.mapped.is_some()))
     }
 
     /// Keeps mappings alive while somebody may still be told of them.
@@ -199,7 +232,7 @@ impl Gather {
 
     /// Tells whether every server has answered or was given up.
     pub fn is_finished(&self) -> bool {
-        self.bindings.values().all(|binding| binding.finished)
+        !self.relays_pending && self.bindings.values().all(|binding| binding.finished)
     }
 
     /// The candidates for the peers, best first.
@@ -237,13 +270,25 @@ impl Gather {
             .collect();
         reflexive.sort();
         reflexive.dedup();
-        locals.extend(reflexive.into_iter().take(MAX_BASES));
+        let room = MAX_CANDIDATES - locals.len() - self.relayed.len();
+        locals.extend(reflexive.into_iter().take(room.min(MAX_BASES)));
+        locals.extend(self.relayed.iter().map(|relayed| LocalCandidate {
+            kind: Kind::Relay,
+            address: relayed.address,
+            base: relayed.address,
+        }));
         locals
     }
 
     fn candidate(&self, local: &LocalCandidate) -> Candidate {
-        let index = self.bases.iter().position(|base| *base == local.base);
-        let reflexive = local.kind != Kind::Host;
+        let index = match local.kind {
+            Kind::Relay => self
+                .relayed
+                .iter()
+                .position(|it| it.address == local.address),
+            _ => self.bases.iter().position(|base| *base == local.base),
+        };
+        let reflexive = matches!(local.kind, Kind::Srflx | Kind::Prflx);
         Candidate {
             kind: local.kind,
             foundation: foundation(local.kind, local.base.ip()),
@@ -266,7 +311,7 @@ fn foundation(kind: Kind, base: IpAddr) -> String {
 }
 
 /// RFC 8445 §5.1.2.1 with the recommended type preferences; an earlier base is preferred.
-fn priority(kind: Kind, index: usize) -> u32 {
+pub(crate) fn priority(kind: Kind, index: usize) -> u32 {
     let kind_preference: u32 = match kind {
         Kind::Host => 126,
         Kind::Prflx => 110,

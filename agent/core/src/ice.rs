@@ -2,8 +2,8 @@
 //!
 //! Knows addresses and credentials; knows no offer, no kernel and no other peer.
 
-use std::collections::BTreeMap;
-use std::net::SocketAddr;
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant};
 
 use is::stun::{StunMessage, StunPacket};
@@ -11,9 +11,15 @@ use is::{IceAgent, IceAgentEvent, IceConnectionState, IceCreds, Protocol};
 
 use crate::candidate::{Candidate, Kind};
 use crate::explain::Ledger;
+use crate::gather::priority;
 use crate::io::Packet;
 use crate::offer::{Credentials, Role};
-use crate::status::CandidateStatus;
+use crate::relay::Route;
+use crate::status::{CandidateStatus, PathKind};
+
+mod consent;
+
+use consent::Consent;
 
 /// The checks of one session.
 #[derive(Debug)]
@@ -23,13 +29,17 @@ pub struct Ice {
     remotes: BTreeMap<SocketAddr, Remote>,
     /// Remote candidates so far, those that are gone included.
     added: u16,
+    /// Relayed candidates of the peer that are not to be used.
+    refused: BTreeSet<SocketAddr>,
+    /// Where the peer may be: its candidates, and what its checks came from.
+    reach: BTreeSet<IpAddr>,
     /// The last answer per pair of base and remote address.
     heard: BTreeMap<(SocketAddr, SocketAddr), Answer>,
     selected: Option<(SocketAddr, SocketAddr)>,
-    /// Answers on the selected pair, and when the last one came.
-    answers: u64,
-    answered: Option<Instant>,
+    consent: Consent,
     lost: bool,
+    /// The relay of the selected pair is gone.
+    withdrawn: bool,
     ledger: Ledger,
 }
 
@@ -52,31 +62,29 @@ struct Remote {
 const TIMING_ADVANCE: Duration = Duration::from_millis(5);
 /// First retransmission: the first check of one side meets the other's closed NAT, so it is repeated soon.
 const INITIAL_RTO: Duration = Duration::from_millis(40);
-/// Between checks of a pair that works, to keep its consent (RFC 7675 §5.1): at most this, and up to a fifth less, so that
-/// the checks of many peers that connected at once do not stay together.
-const CONSENT_INTERVAL: Duration = Duration::from_secs(5);
-/// Without an answer for this long, consent is lost. Sooner than RFC 7675's 30 s, because losing it only starts another
-/// session beside this one; late enough for two regular checks and a handful of quick repetitions.
-const CONSENT_TIMEOUT: Duration = Duration::from_secs(12);
+/// Addresses of one peer that relays let through.
+const MAX_REACH: usize = 32;
 
 /// A local candidate and the address that its packets leave from.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct LocalCandidate {
-    /// Host or server-reflexive.
+    /// Host, server-reflexive or relayed.
     pub kind: Kind,
     /// As the peer may reach it.
     pub address: SocketAddr,
-    /// The address of this machine that it leaves from.
+    /// The address of this machine that it leaves from; of a relayed one, the address itself.
     pub base: SocketAddr,
 }
 
 /// What the checks want or found.
 #[derive(Debug, PartialEq, Eq)]
 pub enum IceEvent {
-    /// Send this from `source`, an address of this machine.
+    /// Send this from `source`, an address of this machine or one that is relayed to it.
     Transmit {
-        /// Our address and WireGuard's port.
+        /// Our address and WireGuard's port, or a relayed address.
         source: SocketAddr,
+        /// A relay sends it.
+        relayed: bool,
         /// Where to.
         destination: SocketAddr,
         /// The STUN message.
@@ -86,6 +94,8 @@ pub enum IceEvent {
     Selected(SelectedPair),
     /// No pair answers any more, or none ever did.
     Disconnected,
+    /// The relay of the selected pair is gone, and no other pair has taken over.
+    Withdrawn,
 }
 
 /// The pair that was nominated last.
@@ -95,8 +105,26 @@ pub struct SelectedPair {
     pub base: SocketAddr,
     /// Our end.
     pub local: CandidateStatus,
-    /// The peer's end: WireGuard's endpoint.
+    /// The peer's end: WireGuard's endpoint, unless there is a route.
     pub remote: CandidateStatus,
+    /// What carries the packets outside of the kernel.
+    pub route: Option<Route>,
+}
+
+impl SelectedPair {
+    /// Tells whether WireGuard cannot send to the peer's end itself.
+    pub const fn needs_route(&self) -> bool {
+        self.route.is_some()
+    }
+
+    /// How packets travel by it.
+    pub fn path(&self) -> PathKind {
+        if self.local.kind == Kind::Relay || self.remote.kind == Kind::Relay {
+            PathKind::Relay
+        } else {
+            PathKind::Direct
+        }
+    }
 }
 
 impl Ice {
@@ -107,18 +135,21 @@ impl Ice {
         agent.set_control_tie_breaker(tie_breaker);
         agent.set_timing_advance(TIMING_ADVANCE);
         agent.set_initial_stun_rto(INITIAL_RTO);
-        agent.set_max_stun_rto(CONSENT_INTERVAL - Duration::from_millis(tie_breaker % 1_000));
+        let consent = Consent::new(tie_breaker);
+        agent.set_max_stun_rto(consent.interval());
         agent.set_mtu(256..=1200);
         Self {
             agent,
             locals: Vec::new(),
             remotes: BTreeMap::new(),
             added: 0,
+            refused: BTreeSet::new(),
+            reach: BTreeSet::new(),
             heard: BTreeMap::new(),
             selected: None,
-            answers: 0,
-            answered: None,
+            consent,
             lost: false,
+            withdrawn: false,
             ledger: Ledger::default(),
         }
     }
@@ -134,36 +165,64 @@ impl Ice {
     }
 
     /// Makes the local candidates exactly these.
-    pub fn set_locals(&mut self, locals: &[LocalCandidate]) {
+    ///
+    /// Tells whether an address of this machine is new.
+    pub fn set_locals(&mut self, locals: &[LocalCandidate], now: Instant) -> bool {
+        let base = self.selected.map(|(base, _)| base);
+        let relayed = base.is_some_and(|base| self.relays_from(base));
         for gone in self.locals.iter().filter(|old| !locals.contains(old)) {
-            if let Some(candidate) = to_local(gone) {
+            if let Some(candidate) = self.to_local(gone) {
                 self.agent.invalidate_candidate(&candidate);
             }
         }
-        for new in locals.iter().filter(|new| !self.locals.contains(new)) {
-            if let Some(candidate) = to_local(new) {
+        let old = std::mem::replace(&mut self.locals, locals.to_vec());
+        for new in locals.iter().filter(|new| !old.contains(new)) {
+            if let Some(candidate) = self.to_local(new) {
                 self.agent.add_local_candidate(candidate);
             }
         }
-        self.locals = locals.to_vec();
+        if relayed && base.is_some_and(|base| !self.relays_from(base)) {
+            self.withdraw(now);
+        }
+        let known = |it: &LocalCandidate| old.iter().any(|old| old.address.ip() == it.address.ip());
+        (locals.iter()).any(|it| it.kind != Kind::Relay && !known(it))
     }
 
-    /// Makes the remote candidates exactly these; TCP ones are ignored.
-    pub fn set_remotes(&mut self, candidates: &[Candidate]) {
+    /// Makes the remote candidates exactly these; TCP ones are ignored, and relayed ones where `direct_only`.
+    pub fn set_remotes(&mut self, candidates: &[Candidate], direct_only: bool, now: Instant) {
+        let refused = |it: &Candidate| direct_only && it.kind == Kind::Relay;
+        self.refused = (candidates.iter())
+            .filter(|it| refused(it))
+            .map(Candidate::socket_addr)
+            .collect();
         let new: BTreeMap<SocketAddr, &Candidate> = candidates
             .iter()
-            .filter(|candidate| candidate.tcp_type.is_none())
+            .filter(|candidate| candidate.tcp_type.is_none() && !refused(candidate))
             .map(|candidate| (candidate.socket_addr(), candidate))
             .collect();
+        let selected = self.selected.map(|(_, remote)| remote);
+        let mut gone = false;
         let agent = &mut self.agent;
         self.remotes.retain(|address, remote| {
             let kept = new.contains_key(address);
             if !kept {
                 agent.invalidate_candidate(&remote.to_library());
+                gone |= selected == Some(*address) && remote.candidate.kind == Kind::Relay;
             }
             kept
         });
+        // One of their checks may have been here before the offer.
+        for refused in &self.refused {
+            let early: Vec<_> = (agent.remote_candidates())
+                .filter(|it| it.addr() == *refused)
+                .collect();
+            for candidate in &early {
+                agent.invalidate_candidate(candidate);
+                gone |= selected == Some(*refused);
+            }
+        }
         for (address, candidate) in new {
+            self.reach(address.ip());
             if self.remotes.contains_key(&address) {
                 continue;
             }
@@ -175,10 +234,34 @@ impl Ice {
             self.agent.add_remote_candidate(remote.to_library());
             self.remotes.insert(address, remote);
         }
+        if gone {
+            self.withdraw(now);
+        }
+    }
+
+    /// A relay of the selected pair is gone: another pair takes over, or nothing carries packets.
+    fn withdraw(&mut self, now: Instant) {
+        self.selected = None;
+        self.withdrawn = true;
+        self.agent.handle_timeout(now);
+    }
+
+    fn reach(&mut self, address: IpAddr) {
+        if self.reach.len() < MAX_REACH {
+            self.reach.insert(address);
+        }
+    }
+
+    /// Tells whether packets from this address leave through a relay.
+    fn relays_from(&self, source: SocketAddr) -> bool {
+        (self.locals.iter()).any(|local| local.kind == Kind::Relay && local.base == source)
     }
 
     /// Takes a STUN message; false when it is not for this session.
     pub fn handle_packet(&mut self, packet: &Packet, now: Instant) -> bool {
+        if self.refused.contains(&packet.source) {
+            return false;
+        }
         let Ok(message) = StunMessage::parse(&packet.payload) else {
             return false;
         };
@@ -201,72 +284,27 @@ impl Ice {
                 .insert((packet.destination, packet.source), answer);
         }
         if accepted {
+            self.reach(packet.source.ip());
             self.ledger
                 .received(packet.destination, packet.source, &packet.payload);
-        }
-        // What arrived may allow a check or a nomination at once.
-        if accepted {
-            let answers = self.agent.nominated_pair_responses_received();
-            if answers.is_some_and(|answers| answers != self.answers) {
-                self.answers = answers.unwrap_or_default();
-                self.answered = Some(now);
-            }
+            // What arrived may allow a check or a nomination at once.
             self.agent.handle_timeout(now);
         }
         accepted
     }
 
-    /// Moves the checks on.
-    pub fn handle_timeout(&mut self, now: Instant) {
-        self.agent.handle_timeout(now);
-        if self.consent_ends().is_some_and(|at| at <= now) {
-            self.answered = None;
-            self.lost = !self.fall_back(now);
-        }
-    }
-
-    /// When [`Ice::handle_timeout`] is due.
-    pub fn poll_timeout(&mut self) -> Option<Instant> {
-        let checks = self.agent.poll_timeout()?;
-        Some(self.consent_ends().map_or(checks, |at| at.min(checks)))
-    }
-
-    fn consent_ends(&self) -> Option<Instant> {
-        self.selected?;
-        Some(self.answered? + CONSENT_TIMEOUT)
-    }
-
-    /// Gives up the selected pair where another remote address answers, so that a pair with that one takes over: the library
-    /// alone keeps a dead pair for another ten seconds. False when nothing else answers.
-    fn fall_back(&mut self, now: Instant) -> bool {
-        let Some((_, dead)) = self.selected else {
-            return false;
-        };
-        let answers = (self.heard.iter()).any(|((_, remote), answer)| {
-            *remote != dead
-                && now < answer.at + CONSENT_TIMEOUT / 2
-                && self.agent.has_viable_remote_candidate(*remote)
-        });
-        if answers {
-            let gone: Vec<_> = (self.agent.remote_candidates())
-                .filter(|candidate| candidate.addr() == dead)
-                .collect();
-            for candidate in &gone {
-                self.agent.invalidate_candidate(candidate);
-            }
-            self.remotes.remove(&dead);
-            self.agent.handle_timeout(now);
-        }
-        answers
-    }
-
     /// The next thing that the checks want or found.
     pub fn poll(&mut self) -> Option<IceEvent> {
-        if let Some(transmit) = self.agent.poll_transmit() {
+        while let Some(transmit) = self.agent.poll_transmit() {
+            // A candidate may have gone since.
+            if !(self.locals.iter()).any(|local| local.base == transmit.source) {
+                continue;
+            }
             self.ledger
                 .sent(transmit.source, transmit.destination, &transmit.contents);
             return Some(IceEvent::Transmit {
                 source: transmit.source,
+                relayed: self.relays_from(transmit.source),
                 destination: transmit.destination,
                 payload: transmit.contents.to_vec(),
             });
@@ -283,30 +321,42 @@ impl Ice {
                     ..
                 } => {
                     self.selected = Some((source, destination));
-                    // The next answer counts, whatever number of this pair's it is.
-                    self.answers = u64::MAX;
+                    self.withdrawn = false;
+                    self.consent.selected();
                     return self.selected_pair().map(IceEvent::Selected);
                 }
                 IceAgentEvent::IceConnectionStateChange(IceConnectionState::Disconnected) => {
                     self.selected = None;
+                    self.withdrawn = false;
                     return Some(IceEvent::Disconnected);
                 }
                 _ => {}
             }
         }
-        None
+        std::mem::take(&mut self.withdrawn).then_some(IceEvent::Withdrawn)
+    }
+
+    /// Addresses that the peer may send from.
+    pub const fn addresses(&self) -> &BTreeSet<IpAddr> {
+        &self.reach
     }
 
     /// The pair that carries packets.
     pub fn selected_pair(&self) -> Option<SelectedPair> {
         let (base, remote) = self.selected?;
         let heard = self.heard.get(&(base, remote));
+        let relayed = self.relays_from(base);
         let mapped = heard.map_or(base, |answer| answer.mapped);
         let local_kind = self
             .locals
             .iter()
             .find(|local| local.address == mapped)
             .map_or(Kind::Prflx, |local| local.kind);
+        let (local_kind, mapped) = if relayed {
+            (Kind::Relay, base)
+        } else {
+            (local_kind, mapped)
+        };
         let remote_kind = self
             .remotes
             .get(&remote)
@@ -321,7 +371,38 @@ impl Ice {
                 kind: remote_kind,
                 address: remote,
             },
+            route: relayed.then_some(Route {
+                relayed: base,
+                remote,
+            }),
         })
+    }
+
+    fn to_local(&self, local: &LocalCandidate) -> Option<is::Candidate> {
+        match local.kind {
+            Kind::Host => is::Candidate::host(local.base, "udp").ok(),
+            Kind::Srflx => is::Candidate::server_reflexive(local.address, local.base, "udp").ok(),
+            Kind::Relay => Some(self.to_relayed(local)),
+            Kind::Prflx => None,
+        }
+    }
+
+    /// With the priority that the offer has: the library's own differs, and what its checks tell the peer is that of a direct
+    /// path, which would win over the real ones where the check is there before the offer.
+    fn to_relayed(&self, local: &LocalCandidate) -> is::Candidate {
+        let mut relays = (self.locals.iter()).filter(|it| it.kind == Kind::Relay);
+        let index = relays.position(|it| it == local).unwrap_or_default();
+        is::Candidate::from_parts(
+            "relay".to_owned(),
+            1,
+            Protocol::Udp,
+            priority(Kind::Relay, index),
+            local.address,
+            is::CandidateKind::Relayed,
+            None,
+            None,
+            None,
+        )
     }
 
     /// What was sent and came back, per pair.
@@ -353,14 +434,6 @@ fn creds(credentials: &Credentials) -> IceCreds {
     IceCreds {
         ufrag: credentials.ufrag.clone(),
         pass: credentials.pwd.expose().to_owned(),
-    }
-}
-
-fn to_local(local: &LocalCandidate) -> Option<is::Candidate> {
-    match local.kind {
-        Kind::Host => is::Candidate::host(local.base, "udp").ok(),
-        Kind::Srflx => is::Candidate::server_reflexive(local.address, local.base, "udp").ok(),
-        Kind::Prflx | Kind::Relay => None,
     }
 }
 

@@ -4,11 +4,11 @@
 
 use std::collections::{BTreeMap, VecDeque};
 use std::net::SocketAddr;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use rand::SeedableRng;
 
-use crate::explain::Explanation;
+use crate::explain::{Explanation, Surroundings};
 use crate::io::{Change, Input, LocalAddress, Now, Output, Packet, Transmit};
 use crate::key::PublicKey;
 use crate::offer::Rejection;
@@ -22,6 +22,7 @@ mod devices;
 mod interface;
 mod negotiation;
 mod peer;
+mod relays;
 mod routes;
 
 use alarms::Alarms;
@@ -43,7 +44,14 @@ pub struct Mesh {
     outputs: VecDeque<Output>,
     rejected: BTreeMap<Rejection, u64>,
     random: Random,
+    /// Peers whose WireGuard moves bytes.
+    busy: u32,
 }
+
+/// Between checks of a busy peer, so that another pair takes over within seconds.
+const BUSY_INTERVAL: Duration = Duration::from_millis(500);
+/// With more busy peers than this the interval grows, so that the checks of all together do not.
+const BUSY_PEERS: u32 = 64;
 
 /// What a deadline is about.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -51,6 +59,7 @@ enum Alarm {
     Gather(u32),
     Dump(u32),
     Peer(PeerId),
+    Permit(u32),
 }
 
 impl Mesh {
@@ -67,6 +76,7 @@ impl Mesh {
             outputs: VecDeque::new(),
             rejected: BTreeMap::new(),
             random: Random::from_seed(seed),
+            busy: 0,
         }
     }
 
@@ -103,7 +113,22 @@ impl Mesh {
             Input::BackendUp => self.backend(true, now),
             Input::BackendDown => self.backend(false, now),
             Input::Packet(packet) => self.packet(&packet, now),
-            Input::Relayed { .. } | Input::RelayRoute { .. } => {}
+            Input::Relayed {
+                interface,
+                addresses,
+                finished,
+            } => self.relayed(interface, &addresses, finished, now),
+            Input::RelayRoute {
+                interface,
+                peer,
+                endpoint,
+            } => {
+                let id = PeerId {
+                    interface,
+                    key: peer,
+                };
+                self.with_peer(id, now, |peer, cx| peer.routed(endpoint, cx));
+            }
             Input::Restart { interface, peer } => {
                 if let Some(index) = self.index(&interface) {
                     let id = PeerId {
@@ -153,9 +178,15 @@ impl Mesh {
     pub fn explain(&self, interface: &str, key: &PublicKey, now: Now) -> Option<Explanation> {
         let interface = self.interfaces.get(&self.index(interface)?)?;
         let peer = interface.peers.get(key)?;
-        let end_of_candidates = interface.gather.is_finished();
-        let servers = self.servers.len();
-        Some(peer.explain(&interface.locals, end_of_candidates, servers, now.instant))
+        let surroundings = Surroundings {
+            locals: &interface.locals,
+            end_of_candidates: interface.gather.is_finished(),
+            stun_servers: self.servers.len(),
+            stun_answered: interface.gather.is_answered(),
+            relayed: interface.gather.relayed(),
+            policy: self.settings.policy,
+        };
+        Some(peer.explain(&surroundings, now.instant))
     }
 
     /// The keys of an interface's peers.
@@ -228,6 +259,10 @@ impl Mesh {
                         let interface = interface.name.clone();
                         self.outputs.push_back(Output::Dump { interface });
                     }
+                }
+                Alarm::Permit(index) => {
+                    let position = self.outputs.len();
+                    self.permit(index, position, now);
                 }
                 Alarm::Peer(id) => {
                     self.with_peer(id, now, |_, _| ());
@@ -330,6 +365,8 @@ impl Mesh {
         now: Now,
         act: impl FnOnce(&mut Peer, &mut Context<'_>) -> T,
     ) -> Option<T> {
+        let pace = self.pace();
+        let position = self.outputs.len();
         let interface = self.interfaces.get_mut(&id.interface)?;
         let peer = interface.peers.get_mut(&id.key)?;
         let mut cx = Context {
@@ -344,13 +381,21 @@ impl Mesh {
             locals: &interface.locals,
             end_of_candidates: interface.end_of_candidates,
             name: self.settings.peer_name(&id.key),
+            listen_port: interface.listen_port,
+            policy: self.settings.policy,
+            pace,
             allow_loopback: self.settings.allow_loopback,
             backend_up: self.backend_up,
         };
         let unsettled = peer.is_unsettled();
         let needed = peer.needs_candidates();
+        let was_busy = peer.is_busy();
         let result = act(peer, &mut cx);
         peer.settle(&mut cx);
+        self.busy = (self.busy + u32::from(peer.is_busy())).saturating_sub(u32::from(was_busy));
+        if let Some(old) = peer.take_moved() {
+            interface.relays.exchange(&old, peer.reach());
+        }
         let at = peer
             .poll_timeout(now.instant)
             .map(|at| self.alarms.gather(Alarm::Peer(id), at, now.instant));
@@ -368,10 +413,20 @@ impl Mesh {
             let next = interface.gather.poll_timeout();
             self.alarms.set(Alarm::Gather(id.interface), next);
         }
+        let permit = interface.relays.changed;
         if unsettles {
             self.schedule_dump(id.interface, now, false);
         }
+        if permit {
+            self.permit(id.interface, position, now);
+        }
         Some(result)
+    }
+
+    /// Between checks of a busy peer; in steps, so that it seldom changes.
+    fn pace(&self) -> Option<Duration> {
+        let steps = (self.busy / BUSY_PEERS + 1).next_power_of_two();
+        Some(BUSY_INTERVAL * steps).filter(|it| *it < 4 * BUSY_INTERVAL)
     }
 
     fn changed(&mut self, change: Change) {

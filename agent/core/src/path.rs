@@ -19,7 +19,27 @@ pub struct Path {
     /// Until when the controlled side leaves a peer without endpoint to the other side's handshake.
     yielding: Option<Instant>,
     handshake: Option<Handshake>,
+    former: Option<Former>,
 }
+
+/// The endpoint before a hand-over: what still arrives from it is late, and no reason to follow.
+#[derive(Debug)]
+struct Former {
+    endpoint: SocketAddr,
+    until: Instant,
+    /// When ours is put back again at the earliest.
+    next: Instant,
+    pause: Duration,
+    /// Until when dumps should be frequent.
+    settled: Option<Instant>,
+}
+
+/// How long packets may be late: those in flight, and those that the other side sends until it has moved too.
+const LATE: Duration = Duration::from_secs(10);
+/// Between the first two times that ours is put back; doubles.
+const PUT_BACK_FIRST: Duration = Duration::from_millis(100);
+/// Most late packets come within this.
+const SETTLING: Duration = Duration::from_secs(2);
 
 #[derive(Debug)]
 struct Deviation {
@@ -103,6 +123,7 @@ impl Path {
         }
         self.wanted = Some(endpoint);
         self.deviation = None;
+        self.former.take_if(|former| former.endpoint == endpoint);
         self.hold = Hold::default();
         let schedule = schedule(controlling);
         self.handshake = Some(Handshake {
@@ -118,6 +139,19 @@ impl Path {
             Verdict::Leave
         } else {
             Verdict::Set(endpoint)
+        }
+    }
+
+    /// The way that `former` was the endpoint of is left for a better one, though it works: what arrives from there is late.
+    pub fn hand_over(&mut self, former: SocketAddr, now: Instant) {
+        if self.wanted != Some(former) {
+            self.former = Some(Former {
+                endpoint: former,
+                until: now + LATE,
+                next: now,
+                pause: PUT_BACK_FIRST,
+                settled: Some(now + SETTLING),
+            });
         }
     }
 
@@ -167,9 +201,23 @@ impl Path {
             self.yielding = None;
             return Verdict::Set(wanted);
         }
+        if let Some(former) = &mut self.former {
+            former.settled.take_if(|at| *at <= now);
+        }
         if kernel.endpoint == Some(wanted) {
             self.deviation = None;
             return Verdict::Leave;
+        }
+        self.former.take_if(|former| former.until <= now);
+        if let Some(former) = &mut self.former
+            && kernel.endpoint == Some(former.endpoint)
+        {
+            if now < former.next {
+                return Verdict::Leave;
+            }
+            former.next = now + former.pause;
+            former.pause *= 2;
+            return Verdict::Set(wanted);
         }
         let deviation = match &mut self.deviation {
             Some(deviation) if deviation.endpoint == kernel.endpoint => deviation,
@@ -223,9 +271,11 @@ impl Path {
         true
     }
 
-    /// Tells whether a sign of life after the last nomination is still missing.
-    pub const fn awaits_handshake(&self) -> bool {
-        self.handshake.is_some()
+    /// Tells whether the kernel is about to change: a sign of life after the last nomination is still missing, or late packets
+    /// may make it roam back.
+    pub fn is_unsettled(&self) -> bool {
+        let settling = self.former.as_ref().is_some_and(|it| it.settled.is_some());
+        self.handshake.is_some() || settling
     }
 
     /// When the next nudge or comparison is due.

@@ -90,3 +90,17 @@ pub enum RelayOrder {
         peer: PublicKey,
     },
 }
+
+impl RelayOrder {
+    /// Index of the interface that it is about.
+    pub const fn interface(&self) -> u32 {
+        match self {
+            Self::Allocate { interface, .. }
+            | Self::Permit { interface, .. }
+            | Self::Transmit { interface, .. }
+            | Self::Open { interface, .. }
+            | Self::HandOver { interface, .. }
+            | Self::Close { interface, .. } => *interface,
+        }
+    }
+}

@@ -17,6 +17,8 @@ pub struct Settings {
     pub peers: BTreeMap<PublicKey, PeerRule>,
     /// Kinds of candidates to gather.
     pub candidates: CandidateKinds,
+    /// Which paths may be used.
+    pub policy: Policy,
     /// Links whose addresses are never offered.
     pub exclude_interfaces: Vec<Pattern>,
     /// Offers and accepts loopback addresses; for tests on one machine.
@@ -46,6 +48,20 @@ pub struct CandidateKinds {
     pub host: bool,
     /// Addresses that STUN servers see.
     pub server_reflexive: bool,
+    /// Addresses that TURN servers relay to us.
+    pub relay: bool,
+}
+
+/// Which paths packets may take.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Policy {
+    /// Direct ones, and relays where no direct one works.
+    #[default]
+    All,
+    /// Direct ones only: no relay of ours or of the peer's.
+    Direct,
+    /// Our own relays only: no address of this machine is offered.
+    Relay,
 }
 
 impl Default for Settings {
@@ -57,7 +73,9 @@ impl Default for Settings {
             candidates: CandidateKinds {
                 host: true,
                 server_reflexive: true,
+                relay: true,
             },
+            policy: Policy::All,
             exclude_interfaces: Vec::new(),
             allow_loopback: false,
         }
@@ -89,6 +107,11 @@ impl Settings {
             .get(peer)
             .and_then(|rule| rule.name.as_deref())
             .unwrap_or_default()
+    }
+
+    /// Tells whether TURN servers shall relay to us.
+    pub fn wants_relays(&self) -> bool {
+        self.candidates.relay && self.policy != Policy::Direct
     }
 
     /// Tells whether addresses of the link of this name are never offered.

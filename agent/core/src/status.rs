@@ -126,6 +126,10 @@ pub enum Reason {
     KernelAlive = 140,
     /// The public key admits no key agreement.
     InvalidKey = 150,
+    /// The direct path stopped answering; packets go by a relay.
+    DirectPathLost = 160,
+    /// The relay that carried packets is gone.
+    RelayLost = 170,
 }
 
 /// How packets travel.

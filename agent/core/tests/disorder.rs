@@ -142,6 +142,7 @@ fn settings([host, server_reflexive, allow_loopback, manage]: [bool; 4]) -> Sett
         candidates: CandidateKinds {
             host,
             server_reflexive,
+            relay: host,
         },
         allow_loopback,
         ..Settings::default()

@@ -55,7 +55,7 @@ impl Ours {
 
     fn set_remote(&mut self, theirs: &Theirs) {
         self.ice.set_remote(&theirs.credentials);
-        self.ice.set_remotes(&[Candidate {
+        let candidate = Candidate {
             kind: Kind::Host,
             foundation: "1".into(),
             component: 1,
@@ -66,7 +66,8 @@ impl Ours {
             related_address: None,
             related_port: None,
             tcp_type: None,
-        }]);
+        };
+        self.ice.set_remotes(&[candidate], false, Instant::now());
         self.ice.handle_timeout(Instant::now());
     }
 
@@ -93,7 +94,7 @@ impl Ours {
                             end = Instant::now() + extra;
                         }
                     }
-                    IceEvent::Disconnected => return None,
+                    IceEvent::Disconnected | IceEvent::Withdrawn => return None,
                 }
             }
             let wake = self.ice.poll_timeout().unwrap_or(end).min(end);
@@ -119,11 +120,12 @@ fn checks(role: Role, generation: &str, address: SocketAddr) -> (Ice, Credential
         pwd: Password::new(format!("password-of-ours-{generation}-{generation}").replace('-', "+")),
     };
     let mut ice = Ice::new(&credentials, role, 7);
-    ice.set_locals(&[LocalCandidate {
+    let local = LocalCandidate {
         kind: Kind::Host,
         address,
         base: address,
-    }]);
+    };
+    ice.set_locals(&[local], Instant::now());
     (ice, credentials)
 }
 

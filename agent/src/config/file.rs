@@ -44,7 +44,7 @@ pub(super) struct Ice {
 #[derive(Debug, Deserialize)]
 #[serde(
     untagged,
-    expecting = "expected \"stun:HOST:PORT\" or { url, username, credential-file }"
+    expecting = "expected \"stun:HOST\", \"turn:HOST\" or { url, username, credential-file }"
 )]
 pub(super) enum Server {
     Uri(String),
@@ -54,11 +54,9 @@ pub(super) enum Server {
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
 pub(super) struct ServerTable {
-    url: String,
-    #[serde(rename = "username")]
-    _username: Option<String>,
-    #[serde(rename = "credential-file")]
-    _credential_file: Option<PathBuf>,
+    pub(super) url: String,
+    pub(super) username: Option<String>,
+    pub(super) credential_file: Option<PathBuf>,
 }
 
 /// Tables in the order of the file, because later ones win.
@@ -121,14 +119,6 @@ impl ConfigFile {
 fn replace<T>(old: &mut Option<T>, new: Option<T>) {
     if new.is_some() {
         *old = new;
-    }
-}
-
-impl Server {
-    pub(super) fn url(&self) -> &str {
-        match self {
-            Self::Uri(url) | Self::Table(ServerTable { url, .. }) => url,
-        }
     }
 }
 

@@ -1,5 +1,7 @@
 use std::path::Path;
 
+use wice_core::settings::Policy;
+
 use super::{Config, ConfigError};
 
 struct Directory(std::path::PathBuf);
@@ -140,6 +142,110 @@ fn a_named_file_must_exist_and_the_default_one_need_not() {
     );
 }
 
+#[test]
+fn a_turn_server_is_opened_by_what_a_file_says() {
+    let directory = Directory::new("turn");
+    directory.write("credential", "geheim\n");
+    let file = directory.0.join("credential");
+    protect(&file, 0o600);
+    let file = file.display();
+    directory.write(
+        "wice.toml",
+        &format!(
+            "[ice]\nservers = [{{ url = \"turns:a.example\", username = \"ann\", credential-file = \"{file}\" }}]\n"
+        ),
+    );
+    let config = directory.load().expect("valid");
+    let server = &config.servers[0];
+    assert_eq!(server.url.to_string(), "turns:a.example:5349");
+    assert_eq!(server.username, "ann");
+    let credential = server.credential.as_ref().expect("a credential");
+    assert_eq!(credential.expose(), "geheim");
+    assert_eq!(config.warnings, Vec::<String>::new());
+
+    protect(&directory.0.join("credential"), 0o644);
+    let warnings = directory.load().expect("valid").warnings;
+    assert!(warnings[0].contains("every user"), "{warnings:?}");
+    assert!(!warnings[0].contains("geheim"), "{warnings:?}");
+}
+
+#[test]
+fn a_turn_server_without_credentials_is_used_and_warned_of() {
+    let directory = Directory::new("turn-open");
+    directory.write(
+        "wice.toml",
+        "[ice]\nservers = [\"turn:a.example\", { url = \"turn:b.example?transport=tcp\" }, \"stun:c.example\"]\n",
+    );
+    let config = directory.load().expect("valid");
+    assert_eq!(config.servers.len(), 3);
+    assert_eq!(config.warnings.len(), 2);
+    assert!(config.warnings[0].contains("turn:a.example:3478"));
+}
+
+#[test]
+fn relays_may_be_forbidden_or_asked_for() {
+    let directory = Directory::new("policy");
+    for (text, policy, relay) in [
+        ("", Policy::All, true),
+        ("policy = \"direct\"\n", Policy::Direct, true),
+        ("policy = \"relay\"\n", Policy::Relay, true),
+        ("candidates = [\"host\"]\n", Policy::All, false),
+    ] {
+        directory.write("wice.toml", &format!("[ice]\n{text}"));
+        let settings = directory.load().expect("valid").settings;
+        assert_eq!(settings.policy, policy, "{text}");
+        assert_eq!(settings.candidates.relay, relay, "{text}");
+    }
+}
+
+#[test]
+fn credentials_that_cannot_be_used_are_refused_with_what_to_do() {
+    let directory = Directory::new("turn-bad");
+    directory.write("empty", " \n");
+    let empty = directory.0.join("empty");
+    let empty = empty.display();
+    for (server, part) in [
+        (
+            "{ url = \"turn:a\", username = \"u\" }",
+            "goes with a credential-file",
+        ),
+        (
+            "{ url = \"turn:a\", credential-file = \"/x\" }",
+            "goes with a username",
+        ),
+        (
+            "{ url = \"turn:a\", username = \"u\", credential-file = \"/nonexistent/x\" }",
+            "cannot read /nonexistent/x",
+        ),
+        (
+            "{ url = \"turn:a\", username = \"u\", credential-file = \"turn\" }",
+            "LoadCredential=",
+        ),
+        (
+            &format!("{{ url = \"turn:a\", username = \"u\", credential-file = \"{empty}\" }}"),
+            "one line with the password",
+        ),
+        (
+            "{ url = \"stun:a\", username = \"u\", credential-file = \"/x\" }",
+            "did you mean turn:",
+        ),
+        (
+            "{ url = \"turn:a\", username = \"\", credential-file = \"/x\" }",
+            "1 to 508 bytes",
+        ),
+        ("{ url = \"turn:a\", user = \"u\" }", "credential-file"),
+    ] {
+        let error = directory.refusal(&format!("[ice]\nservers = [{server}]\n"));
+        assert!(error.contains(part), "{server}: {error}");
+    }
+}
+
+fn protect(path: &Path, mode: u32) {
+    use std::os::unix::fs::PermissionsExt;
+    let permissions = std::fs::Permissions::from_mode(mode);
+    std::fs::set_permissions(path, permissions).expect("the mode is set");
+}
+
 /// The example that packages install as /etc/wice/wice.toml.
 const EXAMPLE: &str = include_str!("../../../packaging/wice.toml");
 
@@ -182,8 +288,10 @@ fn the_example_shows_every_key_and_each_is_valid() {
     }
     let directory = Directory::new("shown");
     directory.write("token", "secret\n");
-    let token = directory.0.join("token");
-    let shown = shown.replace("/etc/wice/token", &token.display().to_string());
+    let token = directory.0.join("token").display().to_string();
+    let shown = shown
+        .replace("/etc/wice/token", &token)
+        .replace("turn-credential", &token);
     directory.write("wice.toml", &shown);
     directory.load().expect("what the example shows is valid");
 }

@@ -379,6 +379,9 @@ fn the_agents_numbers_are_those_of_the_contract() {
         Finding::Unanswered,
         Finding::MappingVaries,
         Finding::PeerMappingVaries,
+        Finding::UdpBlocked,
+        Finding::RelayOnly,
+        Finding::PeerRelayOnly,
     ];
     let pair_states = [
         PairState::Waiting,
@@ -410,6 +413,8 @@ fn the_agents_numbers_are_those_of_the_contract() {
         (Reason::RestartRequested, wice_bus::Reason::RestartRequested),
         (Reason::KernelAlive, wice_bus::Reason::KernelAlive),
         (Reason::InvalidKey, wice_bus::Reason::InvalidKey),
+        (Reason::DirectPathLost, wice_bus::Reason::DirectPathLost),
+        (Reason::RelayLost, wice_bus::Reason::RelayLost),
     ] {
         assert_eq!(core as u32, bus.number(), "{core:?}");
     }

@@ -2,11 +2,14 @@
 //!
 //! Must not know what a STUN message says, nor anything of peers, interfaces' settings or the core's decisions.
 
+mod batch;
 mod datagram;
 mod error;
 mod filter;
+mod loopback;
 mod nudge;
 mod raw;
+mod relay;
 mod self_test;
 #[cfg(test)]
 mod tests;
@@ -23,6 +26,7 @@ use wice_core::io::{Packet, Transmit};
 pub(crate) use error::NetError;
 pub(crate) use nudge::nudge;
 use raw::{Family, RawUdp};
+pub(crate) use relay::{RelayEvent, RelayState, RelayStatus, Relays};
 
 /// The STUN side of all WireGuard ports of this network namespace.
 ///

@@ -24,6 +24,7 @@ use crate::options::Limits;
 use crate::problem::Problem;
 use crate::store::Store;
 use crate::token::Token;
+pub(crate) use servers::TurnUrls;
 
 /// What the handlers share.
 #[derive(Debug)]
@@ -32,6 +33,7 @@ pub(crate) struct App {
     pub(crate) rate: Arc<Rate>,
     pub(crate) token: Option<Token>,
     pub(crate) stun: Vec<SocketAddr>,
+    pub(crate) turn: Option<TurnUrls>,
     pub(crate) limits: Limits,
 }
 

@@ -1,20 +1,52 @@
-//! Which ICE servers an agent may use: this process's own STUN, where its address can be told.
+//! Which ICE servers an agent may use: this process's own STUN and TURN, where their addresses can be told.
 
+use std::fmt;
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use axum::extract::State;
 use axum::http::header::{CONTENT_TYPE, HOST};
 use axum::http::{HeaderMap, Uri};
 use axum::response::IntoResponse;
-use serde::Serialize;
+use serde::{Serialize, Serializer};
+use zeroize::Zeroizing;
 
 use super::App;
+use crate::turn::{Issued, Issuer, User};
 
-/// One server in the form of the TURN REST API; credentials are for TURN, which is not offered here.
+/// Where this process serves TURN, and who hands out credentials for it.
+#[derive(Debug)]
+pub(crate) struct TurnUrls {
+    pub(crate) plain: Vec<SocketAddr>,
+    pub(crate) tls: Vec<SocketAddr>,
+    pub(crate) issuer: Issuer,
+}
+
+/// One entry in the form of the TURN REST API.
 #[derive(Debug, Serialize)]
 pub(super) struct IceServer {
     urls: Vec<String>,
+    #[serde(flatten)]
+    credentials: Option<Credentials>,
+}
+
+#[derive(Serialize)]
+struct Credentials {
+    username: String,
+    #[serde(serialize_with = "exposed")]
+    credential: Zeroizing<String>,
+    ttl: u64,
+}
+
+impl fmt::Debug for Credentials {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Credentials(…)")
+    }
+}
+
+fn exposed<S: Serializer>(credential: &str, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.serialize_str(credential)
 }
 
 /// `GET`: the servers.
@@ -23,39 +55,83 @@ pub(super) async fn list(
     uri: Uri,
     headers: HeaderMap,
 ) -> impl IntoResponse {
-    let servers = ice_servers(&app, &uri, &headers);
+    let asked = asked_host(&uri, &headers);
+    let servers = ice_servers(&app, asked.as_deref(), &User::random());
     let body = serde_json::to_vec(&servers).expect("lists of strings become JSON");
     ([(CONTENT_TYPE, "application/json")], body)
 }
 
-/// The servers as seen by whoever sent this request. A wildcard socket is reached by the name that the client reached
-/// HTTP by: the name goes back to that client only, so it can lie to nobody else.
-pub(super) fn ice_servers(app: &App, uri: &Uri, headers: &HeaderMap) -> Vec<IceServer> {
-    let asked = uri
-        .authority()
+/// The host by which a client reached HTTP.
+pub(super) fn asked_host(uri: &Uri, headers: &HeaderMap) -> Option<String> {
+    uri.authority()
         .map(|authority| authority.as_str())
         .or_else(|| headers.get(HOST)?.to_str().ok())
-        .and_then(host);
-    let mut urls = Vec::new();
-    for address in &app.stun {
-        if let Some(url) = url(*address, asked)
-            && !urls.contains(&url)
-        {
-            urls.push(url);
-        }
-    }
-    if urls.is_empty() {
-        return Vec::new();
-    }
-    vec![IceServer { urls }]
+        .and_then(host)
+        .map(str::to_owned)
 }
 
-/// The URL of one socket (RFC 7064).
-fn url(address: SocketAddr, asked: Option<&str>) -> Option<String> {
-    if address.ip().is_unspecified() {
-        return Some(format!("stun:{}:{}", asked?, address.port()));
+/// The servers for a client that reached HTTP by the host `asked`, with credentials made for `user` where a server asks
+/// for some. A wildcard socket is reached by that very name: it goes back to that client only, so it can lie to nobody
+/// else.
+pub(super) fn ice_servers(app: &App, asked: Option<&str>, user: &User) -> Vec<IceServer> {
+    let host = |address: &SocketAddr| {
+        if address.ip().is_unspecified() {
+            return asked.map(str::to_owned);
+        }
+        Some(match address {
+            SocketAddr::V4(v4) => v4.ip().to_string(),
+            SocketAddr::V6(v6) => format!("[{}]", v6.ip()),
+        })
+    };
+    let turn = app.turn.as_ref();
+    let plain = turn.map_or(&[][..], |turn| &turn.plain);
+    let mut stun_urls = Vec::new();
+    for address in app.stun.iter().chain(plain) {
+        let url = host(address).map(|host| format!("stun:{host}:{}", address.port()));
+        stun_urls.extend(url.filter(|url| !stun_urls.contains(url)));
     }
-    Some(format!("stun:{address}"))
+    let mut servers = Vec::new();
+    if !stun_urls.is_empty() {
+        servers.push(IceServer {
+            urls: stun_urls,
+            credentials: None,
+        });
+    }
+    let Some(turn) = turn else {
+        return servers;
+    };
+    let mut urls = Vec::new();
+    // UDP first: a client that takes them in order is best served by it.
+    for transport in ["udp", "tcp"] {
+        for address in plain {
+            let url = host(address)
+                .map(|host| format!("turn:{host}:{}?transport={transport}", address.port()));
+            urls.extend(url.filter(|url| !urls.contains(url)));
+        }
+    }
+    for address in &turn.tls {
+        // The certificate is made out to a name, if it is to any.
+        let host = asked.map(str::to_owned).or_else(|| host(address));
+        let url = host.map(|host| format!("turns:{host}:{}?transport=tcp", address.port()));
+        urls.extend(url.filter(|url| !urls.contains(url)));
+    }
+    if !urls.is_empty() {
+        let now = SystemTime::now().duration_since(UNIX_EPOCH);
+        let Issued {
+            username,
+            credential,
+            ttl,
+        } = turn.issuer.issue(user, now.map_or(0, |now| now.as_secs()));
+        servers.push(IceServer {
+            urls,
+            credentials: Some(Credentials {
+                username,
+                credential,
+                ttl: ttl.as_secs(),
+            }),
+        });
+    }
+    servers
 }
 
 /// The host of an authority, with the brackets of an IPv6 address and without user and port. `None` for what is no host.
@@ -71,26 +147,15 @@ fn host(authority: &str) -> Option<&str> {
 }
 
 #[cfg(test)]
-#[expect(clippy::unwrap_used, reason = "a test may panic")]
 mod tests {
     use super::*;
 
     #[test]
-    fn a_wildcard_socket_is_named_as_the_client_named_the_server() {
-        let wildcard: SocketAddr = "[::]:3478".parse().unwrap();
-        let named = |authority: &str| url(wildcard, host(authority));
-        assert_eq!(
-            named("signal.example.net:443").as_deref(),
-            Some("stun:signal.example.net:3478")
-        );
-        assert_eq!(
-            named("[2001:db8::1]:8080").as_deref(),
-            Some("stun:[2001:db8::1]:3478")
-        );
-        assert_eq!(named("a b"), None);
-        assert_eq!(named(""), None);
-        assert_eq!(named("[::1"), None);
-        let own: SocketAddr = "192.0.2.1:3478".parse().unwrap();
-        assert_eq!(url(own, None).as_deref(), Some("stun:192.0.2.1:3478"));
+    fn a_host_is_taken_from_what_the_client_asked() {
+        assert_eq!(host("signal.example.net:443"), Some("signal.example.net"));
+        assert_eq!(host("[2001:db8::1]:8080"), Some("[2001:db8::1]"));
+        for none in ["a b", "", "[::1"] {
+            assert_eq!(host(none), None, "{none}");
+        }
     }
 }

@@ -18,11 +18,12 @@ use tokio::time::{MissedTickBehavior, interval, timeout};
 use tracing::trace;
 
 use super::App;
-use super::servers::{IceServer, ice_servers};
+use super::servers::{IceServer, asked_host, ice_servers};
 use crate::connection::Client;
 use crate::mailbox::{InvalidMailbox, Mailbox, Message};
 use crate::problem::Problem;
 use crate::store::Watch;
+use crate::turn::User;
 
 const SUBPROTOCOL: &str = "wice.1";
 
@@ -88,7 +89,7 @@ pub(super) async fn upgrade(
         return Err(Problem::bad_request(detail));
     }
     let longest = longest_frame(&app);
-    let servers = ice_servers(&app, &uri, &headers);
+    let asked = asked_host(&uri, &headers);
     Ok(upgrade
         .max_message_size(longest)
         .max_frame_size(longest)
@@ -100,10 +101,12 @@ pub(super) async fn upgrade(
                 client,
                 socket,
                 unanswered: 0,
+                asked,
+                user: User::random(),
             };
             tokio::select! {
                 () = stop.over() => {}
-                () = session.run(servers) => {}
+                () = session.run() => {}
             }
         }))
 }
@@ -120,12 +123,16 @@ struct Session {
     socket: WebSocket,
     watch: Watch,
     unanswered: u32,
+    /// The host by which the client reached this server.
+    asked: Option<String>,
+    /// Who it is to the TURN server, as long as this connection lasts.
+    user: User,
 }
 
 impl Session {
-    async fn run(mut self, servers: Vec<IceServer>) {
+    async fn run(mut self) {
         // Ends either with the reason for the close, or with a client that left.
-        let Ok(reason) = self.serve(servers).await else {
+        let Ok(reason) = self.serve().await else {
             return;
         };
         let goodbye = async {
@@ -136,16 +143,19 @@ impl Session {
         let _ = timeout(GOODBYE, goodbye).await;
     }
 
-    async fn serve(&mut self, servers: Vec<IceServer>) -> Result<CloseFrame, Closed> {
-        if !servers.is_empty() {
-            self.send(&Reply::IceServers { servers: &servers }).await?;
-        }
+    async fn serve(&mut self) -> Result<CloseFrame, Closed> {
+        self.tell_servers().await?;
+        let renewal = self.renewal();
         let stop = self.client.stop.clone();
         let mut pings = interval(PING);
         pings.set_missed_tick_behavior(MissedTickBehavior::Delay);
         pings.reset();
+        let mut renewals = interval(renewal.unwrap_or(Duration::MAX / 4));
+        renewals.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        renewals.reset();
         loop {
             tokio::select! {
+                _ = renewals.tick(), if renewal.is_some() => self.tell_servers().await?,
                 () = stop.draining() => {
                     return Ok(close(close_code::AWAY, "the server is stopping"));
                 }
@@ -169,6 +179,23 @@ impl Session {
                 }
             }
         }
+    }
+
+    /// Tells the client which servers it may use, with new credentials.
+    async fn tell_servers(&mut self) -> Result<(), Closed> {
+        let servers = ice_servers(&self.app, self.asked.as_deref(), &self.user);
+        if servers.is_empty() {
+            return Ok(());
+        }
+        self.send(&Reply::IceServers { servers: &servers }).await
+    }
+
+    /// How often credentials are renewed: well before they end, and not all clients' at once.
+    fn renewal(&self) -> Option<Duration> {
+        let ttl = self.app.turn.as_ref()?.issuer.ttl();
+        let jitter = f64::from(getrandom::u32().unwrap_or(0)) / f64::from(u32::MAX);
+        let part = 0.4 + 0.1 * jitter;
+        Some(ttl.mul_f64(part).max(Duration::from_secs(1)))
     }
 
     /// A frame that cannot be read: too long, not UTF-8, or no WebSocket. Says so, if the client still listens.

@@ -116,6 +116,16 @@ const fn advice(finding: Finding) -> &'static str {
             "The peer's NAT uses another port for each destination (symmetric): forward WireGuard's port on the peer's router, or set \
              its NAT to keep ports."
         }
+        Finding::UdpBlocked => {
+            "This network lets no UDP out: no STUN server answers, and only the TURN server over TCP or TLS does. Packets go by that \
+             relay until UDP gets through."
+        }
+        Finding::RelayOnly => {
+            "The configuration asks for relays only: set `policy = \"all\"` under [ice] to allow direct paths."
+        }
+        Finding::PeerRelayOnly => {
+            "The peer offers relayed addresses only: allow direct paths in its configuration, or see whether it has any other address."
+        }
     }
 }
 

@@ -147,7 +147,8 @@ fn state(peer: &Peer, style: Style, now: u64) -> String {
             units::age_of(now.saturating_sub(peer.since))
         ));
     }
-    let explained = peer.state != State::Connected || peer.reason == Reason::KernelAlive;
+    let explained = peer.state != State::Connected
+        || matches!(peer.reason, Reason::KernelAlive | Reason::DirectPathLost);
     let reason = words::reason(peer.reason);
     if explained && !reason.is_empty() {
         text.push_str(&format!(": {reason}"));

@@ -22,6 +22,8 @@ pub(crate) const fn reason(reason: Reason) -> &'static str {
         Reason::PeerRestarted => "the peer started anew",
         Reason::DeviceChanged => "the interface's key or port changed",
         Reason::KernelAlive => "the pair stopped answering, but WireGuard still receives",
+        Reason::DirectPathLost => "the direct path stopped answering: goes by a relay",
+        Reason::RelayLost => "the relay that carried packets is gone: looks for another path",
         Reason::InvalidKey => "the peer's public key is not usable",
     }
 }

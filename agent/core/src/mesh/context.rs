@@ -3,6 +3,7 @@
 //! Holds no state of its own.
 
 use std::collections::VecDeque;
+use std::time::Duration;
 
 use super::routes::Routes;
 use crate::candidate::Candidate;
@@ -10,6 +11,7 @@ use crate::ice::LocalCandidate;
 use crate::io::{Now, Output};
 use crate::key::PrivateKey;
 use crate::session::Random;
+use crate::settings::Policy;
 
 /// What a peer needs of its surroundings while it acts.
 pub(super) struct Context<'a> {
@@ -24,6 +26,10 @@ pub(super) struct Context<'a> {
     pub(super) locals: &'a [LocalCandidate],
     pub(super) end_of_candidates: bool,
     pub(super) name: &'a str,
+    pub(super) listen_port: u16,
+    pub(super) policy: Policy,
+    /// Between checks of a peer whose WireGuard moves bytes; `None` for no more often than others.
+    pub(super) pace: Option<Duration>,
     pub(super) allow_loopback: bool,
     pub(super) backend_up: bool,
 }

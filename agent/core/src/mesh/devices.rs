@@ -50,6 +50,8 @@ impl Mesh {
             // Addresses inside this tunnel are no candidates of any other.
             self.regather(now);
         }
+        self.allocate(index, device.peers.keys());
+        self.gathered(index, now);
         self.peers_of(device, now);
         self.schedule_dump(index, now, true);
     }
@@ -110,6 +112,7 @@ impl Mesh {
 
     pub(super) fn remove_interface(&mut self, index: u32, now: Now) {
         self.each_peer_of(index, now, |peer, cx| peer.leave(cx));
+        self.deallocate(index);
         let Some(interface) = self.interfaces.remove(&index) else {
             return;
         };
@@ -157,6 +160,7 @@ impl Mesh {
                 .collect();
             let name = interface.name.clone();
             self.changed(Change::Interface(name));
+            self.allocate(index, obstacles.iter().map(|(key, _)| key));
             self.regather_interface(index, now);
             for (key, obstacle) in obstacles {
                 let id = PeerId {

@@ -6,13 +6,14 @@ use std::time::{Duration, Instant};
 
 use super::context::Obstacle;
 use super::peer::Peer;
+use super::relays::Relays;
 use crate::candidate::Candidate;
 use crate::device::Device;
 use crate::gather::Gather;
 use crate::ice::LocalCandidate;
 use crate::io::LocalAddress;
 use crate::key::{PrivateKey, PublicKey};
-use crate::settings::Settings;
+use crate::settings::{Policy, Settings};
 use crate::status::InterfaceStatus;
 
 /// An interface as the mesh keeps it.
@@ -32,6 +33,7 @@ pub(super) struct Interface {
     /// How many peers may yet be told of our server-reflexive addresses.
     pub(super) needing: usize,
     pub(super) dump_at: Instant,
+    pub(super) relays: Relays,
 }
 
 /// Between dumps while a peer is about to change; the kernel announces nothing about peers.
@@ -57,6 +59,7 @@ impl Interface {
             peers: BTreeMap::new(),
             needing: 0,
             dump_at: now + DUMP_SLOW,
+            relays: Relays::default(),
         }
     }
 
@@ -86,7 +89,7 @@ impl Interface {
         settings: &Settings,
         now: Instant,
     ) {
-        let active = self.managed && self.listen_port != 0 && self.private_key.is_some();
+        let active = self.is_active() && settings.policy != Policy::Relay;
         let mut usable: Vec<&LocalAddress> = addresses
             .iter()
             .filter(|it| active && is_usable(it, settings) && it.link != self.name)
@@ -104,6 +107,11 @@ impl Interface {
         };
         self.gather
             .set(&bases, servers, settings.candidates.host, now);
+    }
+
+    /// Tells whether there is anything to gather for.
+    pub(super) const fn is_active(&self) -> bool {
+        self.managed && self.listen_port != 0 && self.private_key.is_some()
     }
 
     /// Reads the candidates anew; tells whether anything about them is different.

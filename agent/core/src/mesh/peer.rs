@@ -1,5 +1,7 @@
 //! One peer of one interface: its session, its checks, its path, and what the agent shows of it.
 
+use std::collections::BTreeSet;
+use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
 use rand::Rng;
@@ -8,6 +10,7 @@ use tracing::{debug, warn};
 use super::context::{Context, Obstacle};
 use super::negotiation::Negotiation;
 use super::routes::PeerId;
+use crate::candidate::{Candidate, Kind};
 use crate::device;
 use crate::ice::Ice;
 use crate::io::{Now, Output};
@@ -16,12 +19,16 @@ use crate::offer::{Offer, Rejection, Role};
 use crate::path::Verdict;
 use crate::seal::PairSecrets;
 use crate::session::{Reaction, Session};
+use crate::settings::Policy;
 use crate::status::{PathKind, Reason, State};
 
 mod checks;
-mod shown;
-
 mod explain;
+mod route;
+mod shown;
+mod traffic;
+
+use traffic::Traffic;
 
 /// A peer as the mesh keeps it.
 #[derive(Debug)]
@@ -29,6 +36,10 @@ pub(super) struct Peer {
     id: PeerId,
     kernel: device::Peer,
     alive: Option<Instant>,
+    traffic: Traffic,
+    /// Where the peer may be, as the relays were told.
+    reach: BTreeSet<IpAddr>,
+    moved_from: Option<BTreeSet<IpAddr>>,
     state: State,
     reason: Reason,
     since: Duration,
@@ -49,6 +60,9 @@ impl Peer {
             id,
             kernel,
             alive: None,
+            traffic: Traffic::default(),
+            reach: BTreeSet::new(),
+            moved_from: None,
             state: State::Unknown,
             reason: Reason::PeerAdded,
             since: now.unix,
@@ -117,6 +131,9 @@ impl Peer {
         {
             cx.routes.remove_ufrag(ice.ufrag());
         }
+        if negotiation.carrier.is_some() {
+            self.send_close(cx);
+        }
         cx.routes.remove_mailbox(&negotiation.secrets.incoming());
         cx.outputs
             .push_back(Output::Unsubscribe(negotiation.secrets.incoming()));
@@ -130,12 +147,17 @@ impl Peer {
         if kernel.rx_bytes > self.kernel.rx_bytes {
             self.alive = Some(cx.now.instant);
         }
+        self.traffic.observe(kernel, cx.now.instant);
         if *kernel != self.kernel {
             self.kernel = kernel.clone();
             self.dirty = true;
         }
         let alive = self.is_alive(cx.now.instant);
         if let Some(negotiation) = &mut self.negotiation {
+            let pace = cx.pace.filter(|_| self.traffic.is_busy());
+            for ice in negotiation.checks() {
+                ice.set_pace(pace, cx.now.instant);
+            }
             if negotiation.selected().is_none() && !alive {
                 // Nothing speaks for that endpoint any more; who sets another one knows better.
                 negotiation.path.release();
@@ -157,11 +179,16 @@ impl Peer {
         negotiation
             .session
             .gathered(cx.candidates, cx.end_of_candidates);
-        for ice in [&mut negotiation.ice, &mut negotiation.carrying]
-            .into_iter()
-            .flatten()
-        {
-            ice.set_locals(cx.locals);
+        let mut news = false;
+        let remotes = negotiation.remotes.clone();
+        for ice in negotiation.checks() {
+            news |= ice.set_locals(cx.locals, cx.now.instant);
+        }
+        if let Some(ice) = &mut negotiation.ice {
+            ice.set_remotes(&remotes, cx.policy == Policy::Direct, cx.now.instant);
+        }
+        if news {
+            self.look_soon(cx);
         }
     }
 
@@ -204,27 +231,36 @@ impl Peer {
         match reaction {
             Reaction::None => {}
             Reaction::Candidates => {
+                let news = direct(&negotiation.remotes) != direct(&offer.candidates);
                 negotiation.remotes = offer.candidates;
                 if let Some(ice) = &mut negotiation.ice {
-                    ice.set_remotes(&negotiation.remotes);
+                    let direct_only = cx.policy == Policy::Direct;
+                    ice.set_remotes(&negotiation.remotes, direct_only, cx.now.instant);
+                }
+                // What was prflx so far may have a kind now.
+                self.dirty |= self.path(cx.now.instant) != self.shown_path;
+                if news {
+                    self.look_soon(cx);
                 }
             }
             Reaction::Paired => self.check(&offer, cx),
             Reaction::Restarted => {
-                self.restarts += 1;
                 negotiation.retire(cx);
+                self.restarts += u32::from(!self.is_quiet());
                 self.check(&offer, cx);
             }
             Reaction::Unpaired => {
                 negotiation.retire(cx);
-                self.wait(Reason::PeerRestarted, cx);
+                if !self.is_quiet() {
+                    self.wait(Reason::PeerRestarted, cx);
+                }
             }
             Reaction::Renewed { paired } => {
                 self.restarts += 1;
                 negotiation.retire(cx);
                 if paired {
                     self.check(&offer, cx);
-                } else {
+                } else if !self.is_quiet() {
                     self.wait(Reason::NoOffer, cx);
                 }
             }
@@ -264,7 +300,11 @@ impl Peer {
         while let Some((event, present)) = self.negotiation.as_mut().and_then(|it| it.poll()) {
             self.react(event, present, cx);
         }
+        self.end_hold(cx);
+        self.close_route(cx);
         self.confirm(cx);
+        let reach = self.negotiation.as_ref().map(|it| it.addresses());
+        self.moves(reach.unwrap_or_default());
         if let (Some(negotiation), Some(key)) = (&mut self.negotiation, cx.key) {
             while let Some(offer) = negotiation.session.poll_offer(cx.now.instant, cx.random) {
                 let mut z = [0; 64];
@@ -305,6 +345,9 @@ impl Peer {
             negotiation.path.poll_timeout(),
             negotiation.give_up,
             negotiation.retry_at,
+            negotiation.hold,
+            negotiation.direct_at,
+            negotiation.carrier.as_ref().and_then(|it| it.left),
         ]
         .into_iter()
         .flatten()
@@ -317,12 +360,40 @@ impl Peer {
             || self
                 .negotiation
                 .as_ref()
-                .is_some_and(|negotiation| negotiation.path.awaits_handshake())
+                .is_some_and(|negotiation| negotiation.path.is_unsettled())
     }
 
     /// Tells whether the peer may yet be told of our server-reflexive addresses.
     pub(super) fn needs_candidates(&self) -> bool {
-        self.negotiation.is_some() && self.state != State::Connected
+        self.state != State::Connected && self.negotiation.is_some() || self.is_quiet()
+    }
+
+    /// Tells whether a relay of the session before carries packets while a new one looks for a direct path.
+    fn is_quiet(&self) -> bool {
+        let negotiation = self.negotiation.as_ref();
+        self.state == State::Connected && negotiation.is_some_and(|it| it.is_relayed_before())
+    }
+
+    /// Tells whether WireGuard moves more than keepalives.
+    pub(super) const fn is_busy(&self) -> bool {
+        self.traffic.is_busy()
+    }
+
+    /// Where the peer may be.
+    pub(super) const fn reach(&self) -> &BTreeSet<IpAddr> {
+        &self.reach
+    }
+
+    /// Where it could be before, if that is something else.
+    pub(super) fn take_moved(&mut self) -> Option<BTreeSet<IpAddr>> {
+        self.moved_from.take()
+    }
+
+    fn moves(&mut self, reach: BTreeSet<IpAddr>) {
+        if reach != self.reach {
+            let old = std::mem::replace(&mut self.reach, reach);
+            self.moved_from.get_or_insert(old);
+        }
     }
 
     fn wait(&mut self, reason: Reason, cx: &Context<'_>) {
@@ -334,15 +405,21 @@ impl Peer {
     }
 }
 
+/// The addresses of the candidates that are no relay's, without ports: a NAT may change those with each session.
+fn direct(candidates: &[Candidate]) -> BTreeSet<IpAddr> {
+    let direct = candidates.iter().filter(|it| it.kind != Kind::Relay);
+    direct.map(|it| it.address).collect()
+}
+
 /// An address that WireGuard routes to the peer; of a default route, one that is reserved for examples (RFC 5737).
-fn tunnel_address(peer: &device::Peer) -> Option<std::net::IpAddr> {
+fn tunnel_address(peer: &device::Peer) -> Option<IpAddr> {
     let routed = peer
         .allowed_ips
         .iter()
         .max_by_key(|allowed| (allowed.prefix, allowed.address.is_ipv4()))?;
-    let example: std::net::IpAddr = match routed.address {
-        std::net::IpAddr::V4(_) => std::net::Ipv4Addr::new(192, 0, 2, 1).into(),
-        std::net::IpAddr::V6(_) => std::net::Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 1).into(),
+    let example: IpAddr = match routed.address {
+        IpAddr::V4(_) => std::net::Ipv4Addr::new(192, 0, 2, 1).into(),
+        IpAddr::V6(_) => std::net::Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 1).into(),
     };
     Some(if routed.prefix == 0 {
         example

@@ -145,7 +145,7 @@ fn nudges(controlling: bool, answered: Option<u64>) -> Vec<u64> {
         }
     }
     path.compare(&kernel(Some(OURS), 0, 0), start + Duration::from_secs(60));
-    assert!(!path.awaits_handshake(), "it waits for ever");
+    assert!(!path.is_unsettled(), "it waits for ever");
     times
 }
 
@@ -163,7 +163,7 @@ fn a_dump_from_before_the_nomination_is_no_sign_of_life() {
     let mut path = Path::default();
     path.want(address(OURS), &kernel(Some(THEIRS), 100, 100), true, start);
     path.compare(&kernel(Some(OURS), 5_000, 5_000), start);
-    assert!(path.awaits_handshake(), "those bytes came before");
+    assert!(path.is_unsettled(), "those bytes came before");
     path.compare(&kernel(Some(OURS), 5_032, 5_000), start);
-    assert!(!path.awaits_handshake());
+    assert!(!path.is_unsettled());
 }

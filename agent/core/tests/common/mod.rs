@@ -1,4 +1,4 @@
-//! Two meshes in virtual time: port-restricted NATs, a STUN server, a lossy mailbox and a kernel that handshakes.
+//! Two meshes in virtual time: port-restricted NATs, a STUN server, relays, a lossy mailbox and a kernel that handshakes.
 #![allow(unreachable_pub, reason = "a module of several test programs")]
 #![allow(
     dead_code,
@@ -20,6 +20,10 @@ use wice_core::mailbox::{Mailbox, Sealed};
 use wice_core::mesh::Mesh;
 use wice_core::settings::Settings;
 use wice_core::status::{PathKind, PeerStatus, Reason, State};
+
+mod relay;
+
+pub use relay::Relay;
 
 /// One-way delay between any two hosts, and of the signalling.
 pub const DELAY: Duration = Duration::from_millis(10);
@@ -49,6 +53,14 @@ pub struct Host {
     pub wake_ups: usize,
     pub running: bool,
     pub clock_offset: i64,
+    pub settings: Settings,
+    /// The firewall lets no UDP through; TURN over TCP works.
+    pub udp_blocked: bool,
+    /// What TURN does for this host.
+    pub relay: Option<Relay>,
+    /// Data that WireGuard has received, and that never arrived.
+    pub received: usize,
+    pub lost: usize,
     subscriptions: BTreeSet<Mailbox>,
 }
 
@@ -111,6 +123,13 @@ pub struct Weather {
     pub max_delay: Duration,
 }
 
+/// What is on its way to a host.
+enum Event {
+    Input(Input),
+    /// WireGuard's packet: from where, and to which address.
+    Data(SocketAddr, SocketAddr),
+}
+
 pub struct World {
     pub start: Instant,
     pub now: Instant,
@@ -119,6 +138,8 @@ pub struct World {
     pub published: usize,
     /// The network between the hosts is down.
     pub cut: bool,
+    /// The same, but relays reach both.
+    pub direct_cut: bool,
     /// Nothing leaves from or gets to these.
     pub unplugged: BTreeSet<IpAddr>,
     /// STUN servers that answer nobody.
@@ -126,7 +147,7 @@ pub struct World {
     /// Every sealed message that was ever left, for replays.
     pub archive: Vec<(Mailbox, Sealed)>,
     mailboxes: BTreeMap<Mailbox, Sealed>,
-    events: BTreeMap<(Instant, u64), (usize, Input)>,
+    events: BTreeMap<(Instant, u64), (usize, Event)>,
     sequence: u64,
     random: StdRng,
 }
@@ -142,6 +163,7 @@ impl World {
             weather: Weather::default(),
             published: 0,
             cut: false,
+            direct_cut: false,
             unplugged: BTreeSet::new(),
             silent: BTreeSet::new(),
             archive: Vec::new(),
@@ -182,6 +204,11 @@ impl World {
                 wake_ups: 0,
                 running: false,
                 clock_offset: 0,
+                settings: Settings::default(),
+                udp_blocked: false,
+                relay: None,
+                received: 0,
+                lost: 0,
                 subscriptions: BTreeSet::new(),
             });
         }
@@ -192,7 +219,7 @@ impl World {
     pub fn boot(&mut self, host: usize) {
         let seed: [u8; 32] = self.random.random();
         let machine = &mut self.hosts[host];
-        machine.mesh = Mesh::new(Settings::default(), seed);
+        machine.mesh = Mesh::new(machine.settings.clone(), seed);
         machine.running = true;
         machine.subscriptions.clear();
         let addresses = (machine.second.into_iter().chain([machine.address]))
@@ -249,8 +276,11 @@ impl World {
                 .first_key_value()
                 .is_some_and(|(key, _)| key.0 <= self.now)
             {
-                let (_, (host, input)) = self.events.pop_first().expect("looked at just now");
-                self.input(host, input);
+                let (_, (host, event)) = self.events.pop_first().expect("looked at just now");
+                match event {
+                    Event::Input(input) => self.input(host, input),
+                    Event::Data(source, destination) => self.receive(host, source, destination),
+                }
             }
             for host in 0..self.hosts.len() {
                 if self.hosts[host]
@@ -315,12 +345,9 @@ impl World {
 
     /// Who gets what WireGuard sends from here, and from whom it seems to come.
     fn reaches(&mut self, host: usize) -> Option<(usize, SocketAddr)> {
-        let endpoint = self.endpoint(host)?;
-        let source = SocketAddr::new(
-            self.hosts[host].address,
-            self.hosts[host].device.listen_port,
-        );
-        let (other, seen, _) = self.forward(host, source, endpoint)?;
+        let (source, endpoint) = self.leaves(host)?;
+        let (other, seen, inside) = self.forward(host, source, endpoint)?;
+        let seen = self.enters(other, seen, inside)?;
         Some((other, seen))
     }
 
@@ -368,7 +395,7 @@ impl World {
                 Output::Unsubscribe(mailbox) => {
                     self.hosts[host].subscriptions.remove(&mailbox);
                 }
-                Output::Relay(_) => {}
+                Output::Relay(order) => self.relay(host, order),
                 Output::Transmit(transmit) => {
                     self.hosts[host].transmitted += 1;
                     self.hosts[host].sources.insert(transmit.source);
@@ -421,7 +448,7 @@ impl World {
 
     fn send(&mut self, host: usize, source: SocketAddr, destination: SocketAddr, payload: Vec<u8>) {
         if destination.port() == STUN_PORT {
-            if self.silent.contains(&destination) {
+            if self.silent.contains(&destination) || self.hosts[host].udp_blocked {
                 return;
             }
             let mapped = match &mut self.hosts[host].nat {
@@ -447,7 +474,8 @@ impl World {
                 destination,
                 payload,
             };
-            self.at(DELAY, other, Input::Packet(packet));
+            let delay = DELAY * self.legs(host, source, destination);
+            self.at(delay, other, Input::Packet(packet));
         }
     }
 
@@ -458,7 +486,16 @@ impl World {
         source: SocketAddr,
         destination: SocketAddr,
     ) -> Option<(usize, SocketAddr, SocketAddr)> {
-        if self.cut || !self.hosts[host].has(source.ip()) {
+        if self.cut {
+            return None;
+        }
+        let relayed = self.relays(host, source);
+        if relayed {
+            let relay = self.hosts[host].relay.as_ref()?;
+            if !relay.permits.contains(&destination.ip()) {
+                return None;
+            }
+        } else if !self.hosts[host].has(source.ip()) || self.hosts[host].udp_blocked {
             return None;
         }
         let ends = [source.ip(), destination.ip()];
@@ -466,10 +503,20 @@ impl World {
             return None;
         }
         let seen = match &mut self.hosts[host].nat {
-            Some(nat) => nat.outbound(source, destination),
-            None => source,
+            Some(nat) if !relayed => nat.outbound(source, destination),
+            _ => source,
         };
         let other = 1 - host;
+        if self.relays(other, destination) {
+            let relay = self.hosts[other].relay.as_ref()?;
+            return relay
+                .permits
+                .contains(&seen.ip())
+                .then_some((other, seen, destination));
+        }
+        if self.hosts[other].udp_blocked || (self.direct_cut && !relayed) {
+            return None;
+        }
         let inside = match &self.hosts[other].nat {
             Some(nat) if nat.address == destination.ip() => nat.inbound(seen, destination)?,
             Some(_) => return None,
@@ -504,9 +551,13 @@ impl World {
     }
 
     fn at(&mut self, delay: Duration, host: usize, input: Input) {
+        self.schedule(delay, host, Event::Input(input));
+    }
+
+    fn schedule(&mut self, delay: Duration, host: usize, event: Event) {
         self.sequence += 1;
         self.events
-            .insert((self.now + delay, self.sequence), (host, input));
+            .insert((self.now + delay, self.sequence), (host, event));
     }
 }
 

@@ -29,7 +29,7 @@ const LOOPBACKS: [IpAddr; 2] = [
 ];
 
 /// Runs a test in a namespace of its own thread; the kernel removes it with the thread. Without root, says so and skips.
-fn in_namespace(test: impl AsyncFnOnce() + Send + 'static) {
+pub(super) fn in_namespace(test: impl AsyncFnOnce() + Send + 'static) {
     if !Uid::effective().is_root() {
         eprintln!("skipped: needs root for a network namespace and raw sockets");
         return;
@@ -49,7 +49,7 @@ fn in_namespace(test: impl AsyncFnOnce() + Send + 'static) {
 }
 
 /// Runs `ip` in the namespace of this thread.
-fn ip(arguments: &str) {
+pub(super) fn ip(arguments: &str) {
     let output = Command::new("ip")
         .args(arguments.split_whitespace())
         .output()
@@ -58,7 +58,7 @@ fn ip(arguments: &str) {
 }
 
 /// Adds an IPv6 address to a link and waits until the kernel has made it usable, which it does in the background.
-fn add_ipv6(address: &str, prefix: u8, link: &str) {
+pub(super) fn add_ipv6(address: &str, prefix: u8, link: &str) {
     ip(&format!(
         "-6 address add {address}/{prefix} dev {link} nodad"
     ));

@@ -12,9 +12,10 @@ use crate::ice::{Ice, IceEvent};
 use crate::io::{Output, Packet, Transmit};
 use crate::mesh::context::Context;
 use crate::mesh::negotiation::GIVE_UP;
-use crate::offer::{Offer, Role};
-use crate::path::Verdict;
-use crate::status::{Reason, State};
+use crate::offer::Offer;
+use crate::relay::RelayOrder;
+use crate::settings::Policy;
+use crate::status::{PathKind, Reason, State};
 
 impl Peer {
     /// Takes a STUN packet that is addressed to this peer's session.
@@ -29,23 +30,31 @@ impl Peer {
 
     pub(super) fn timers(&mut self, cx: &mut Context<'_>) {
         let now = cx.now.instant;
+        let quiet = self.is_quiet();
         let Some(negotiation) = &mut self.negotiation else {
             return;
         };
-        for ice in [&mut negotiation.ice, &mut negotiation.carrying]
-            .into_iter()
-            .flatten()
-        {
+        for ice in negotiation.checks() {
             if ice.poll_timeout().is_none_or(|at| at <= now) {
                 ice.handle_timeout(now);
             }
         }
         if negotiation.give_up.is_some_and(|at| at <= now) {
-            negotiation.give_up = None;
-            negotiation.retry_at = Some(now + negotiation.retry.next_delay(cx.random));
-            self.enter(State::Failed, Reason::NoPairWorks, cx);
+            if quiet {
+                negotiation.give_up = None;
+                let delay = negotiation.retry.next_delay(cx.random);
+                negotiation.retry_at = Some(now + delay);
+            } else {
+                self.fail(cx);
+            }
         } else if negotiation.retry_at.is_some_and(|at| at <= now) {
-            self.restart(Reason::NoPairWorks, cx);
+            if quiet {
+                self.look_for_direct(cx);
+            } else {
+                self.restart(Reason::NoPairWorks, cx);
+            }
+        } else if negotiation.direct_at.is_some_and(|at| at <= now) {
+            self.look_for_direct(cx);
         }
     }
 
@@ -56,44 +65,45 @@ impl Peer {
         match event {
             IceEvent::Transmit {
                 source,
+                relayed,
                 destination,
                 payload,
             } => {
                 cx.routes.sent(&payload, self.id, cx.now.instant);
-                cx.outputs.push_back(Output::Transmit(Transmit {
-                    source,
-                    destination,
-                    fwmark: cx.fwmark,
-                    payload,
-                }));
+                cx.outputs.push_back(if relayed {
+                    Output::Relay(RelayOrder::Transmit {
+                        interface: self.id.interface,
+                        relayed: source,
+                        destination,
+                        payload,
+                    })
+                } else {
+                    Output::Transmit(Transmit {
+                        source,
+                        destination,
+                        fwmark: cx.fwmark,
+                        payload,
+                    })
+                });
             }
-            IceEvent::Selected(pair) => {
-                if present {
-                    negotiation.give_up = None;
-                    negotiation.retry_at = None;
-                    negotiation.retry.reset();
+            IceEvent::Selected(pair) => self.nominated(&pair, present, cx),
+            IceEvent::Withdrawn if present => {
+                info!(interface = cx.interface, peer = %self.id.key, name = cx.name,
+                    "the relay is gone; looks for another path");
+                self.lose_relay(cx);
+            }
+            IceEvent::Disconnected | IceEvent::Withdrawn if !present => {
+                let relayed = self.is_quiet();
+                if let Some(negotiation) = &mut self.negotiation {
                     negotiation.drop_carrying(cx);
-                }
-                let controlling = negotiation.session.role() == Role::Controlling;
-                let verdict = negotiation.path.want(
-                    pair.remote.address,
-                    &self.kernel,
-                    controlling,
-                    cx.now.instant,
-                );
-                let moved = negotiation.path.leaves_from(pair.base.ip());
-                let remote = Some(pair.remote.address);
-                self.dirty = true;
-                match verdict {
-                    Verdict::Set(endpoint) => self.set_endpoint(endpoint, cx),
-                    Verdict::Leave if moved && self.kernel.endpoint == remote => {
-                        self.set_endpoint(pair.remote.address, cx);
+                    let replaced = negotiation.selected().is_some();
+                    if relayed && !replaced {
+                        self.lose_relay(cx);
                     }
-                    Verdict::Leave => {}
                 }
             }
-            IceEvent::Disconnected if !present => negotiation.drop_carrying(cx),
             IceEvent::Disconnected if negotiation.was_selected() => {
+                negotiation.way = PathKind::None;
                 let reason = if self.is_alive(cx.now.instant) {
                     Reason::KernelAlive
                 } else {
@@ -104,7 +114,7 @@ impl Peer {
                 self.restart(reason, cx);
             }
             // Nothing was nominated yet: more candidates may come, and `give_up` ends the wait.
-            IceEvent::Disconnected => {}
+            IceEvent::Disconnected | IceEvent::Withdrawn => {}
         }
     }
 
@@ -116,6 +126,7 @@ impl Peer {
         let pair = negotiation.ice.as_ref().and_then(Ice::selected_pair);
         if let Some(pair) = pair
             && self.state != State::Connected
+            && negotiation.is_followed(&pair)
             && negotiation.path.is_in_place(&self.kernel)
         {
             info!(interface = cx.interface, peer = %self.id.key, name = cx.name,
@@ -137,14 +148,18 @@ impl Peer {
             cx.random.random(),
         );
         cx.routes.add_ufrag(ice.ufrag(), self.id);
-        ice.set_locals(cx.locals);
+        ice.set_locals(cx.locals, cx.now.instant);
         ice.set_remote(&offer.credentials);
-        ice.set_remotes(&offer.candidates);
+        let direct_only = cx.policy == Policy::Direct;
+        ice.set_remotes(&offer.candidates, direct_only, cx.now.instant);
         ice.handle_timeout(cx.now.instant);
         negotiation.ice = Some(ice);
         negotiation.remotes = offer.candidates.clone();
         negotiation.retry_at = None;
         negotiation.give_up = Some(cx.now.instant + GIVE_UP);
+        if self.is_quiet() {
+            return;
+        }
         let known = !cx.candidates.is_empty() && !offer.candidates.is_empty();
         let state = if known {
             State::Checking

@@ -3,16 +3,14 @@
 use std::time::Instant;
 
 use super::Peer;
-use crate::explain::{Explanation, Facts};
-use crate::ice::{Ice, LocalCandidate};
+use crate::explain::{Explanation, Facts, Surroundings};
+use crate::ice::Ice;
 
 impl Peer {
     /// Explains the path; the rest is what the interface knows.
     pub(in crate::mesh) fn explain(
         &self,
-        locals: &[LocalCandidate],
-        end_of_candidates: bool,
-        stun_servers: usize,
+        surroundings: &Surroundings<'_>,
         now: Instant,
     ) -> Explanation {
         let negotiation = self.negotiation.as_ref();
@@ -21,9 +19,7 @@ impl Peer {
             state: self.state,
             reason: self.reason,
             path: self.path(now),
-            locals,
-            end_of_candidates,
-            stun_servers,
+            surroundings,
             remotes: negotiation.map_or(&[], |it| &it.remotes),
             ledger: ice.map(Ice::ledger),
             selected: ice.and_then(Ice::selected_ends),

@@ -41,9 +41,13 @@ impl Peer {
             return PathKind::None;
         };
         match negotiation.selected() {
-            Some((_, remote, _)) if remote.kind == Kind::Relay => PathKind::Relay,
+            Some((local, remote, _)) if [local.kind, remote.kind].contains(&Kind::Relay) => {
+                PathKind::Relay
+            }
             Some(_) => PathKind::Direct,
-            None if negotiation.path.wanted().is_some() && self.is_alive(now) => PathKind::Direct,
+            None if negotiation.path.wanted().is_some() && self.is_alive(now) => {
+                negotiation.shown_way()
+            }
             None => PathKind::None,
         }
     }
