@@ -85,16 +85,17 @@ install-notices:
 
 # Packages are built from the profile `dist`: small and slow to build. PROFILE=release is for trying the packaging itself.
 deb rpm: PROFILE = dist
-deb: build notices
-	tests/setup package
+deb: package-tools build notices
 	packaging/deb $(PROFILE)
 
-rpm: build notices
-	tests/setup package
+rpm: package-tools build notices
 	packaging/rpm $(PROFILE)
+
+package-tools:
+	tests/setup package
 
 # What goes into the programs from elsewhere: licences and a bill of materials.
 notices:
 	FEATURES='$(FEATURES)' packaging/notices
 
-.PHONY: help build demo bench test test-fast install install-files install-notices deb rpm notices
+.PHONY: help build demo bench test test-fast install install-files install-notices deb rpm package-tools notices
