@@ -78,7 +78,7 @@ impl Driver {
         let stun = StunPort::open()?;
         stun.self_test().await?;
         let kernel = Arc::new(Kernel::open().await?);
-        let bus = dbus::Service::start(command_sender, env!("CARGO_PKG_VERSION"));
+        let bus = dbus::Service::start(command_sender, env!("WICE_VERSION"));
         let mut seed = [0; 32];
         getrandom::fill(&mut seed)?;
         for warning in &config.warnings {
