@@ -129,6 +129,7 @@ impl Mesh {
                 };
                 self.with_peer(id, now, |peer, cx| peer.routed(endpoint, cx));
             }
+            Input::Tcp(_) => {}
             Input::Restart { interface, peer } => {
                 if let Some(index) = self.index(&interface) {
                     let id = PeerId {

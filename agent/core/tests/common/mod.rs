@@ -396,6 +396,7 @@ impl World {
                     self.hosts[host].subscriptions.remove(&mailbox);
                 }
                 Output::Relay(order) => self.relay(host, order),
+                Output::Tcp(_) => {}
                 Output::Transmit(transmit) => {
                     self.hosts[host].transmitted += 1;
                     self.hosts[host].sources.insert(transmit.source);
