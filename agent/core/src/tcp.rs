@@ -3,6 +3,9 @@
 //!
 //! The shell keeps sockets and cuts frames (RFC 4571); which streams there shall be, and what for, the core decides.
 
+pub(crate) mod attempts;
+pub(crate) mod candidates;
+
 use std::collections::BTreeSet;
 use std::net::{IpAddr, SocketAddr};
 
