@@ -5,7 +5,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
 
-use crate::candidate::{Candidate, Kind};
+use crate::candidate::{Candidate, Kind, Network};
 use crate::ice::LocalCandidate;
 use crate::relay::Relayed;
 use crate::server::Transport;
@@ -173,6 +173,7 @@ impl Explanation {
                 .iter()
                 .map(|local| CandidateStatus {
                     kind: local.kind,
+                    network: Network::udp(&local.address.ip()),
                     address: local.address,
                 })
                 .collect(),
@@ -181,6 +182,7 @@ impl Explanation {
                 .iter()
                 .map(|remote| CandidateStatus {
                     kind: remote.kind,
+                    network: remote.network,
                     address: remote.socket_addr(),
                 })
                 .collect(),
@@ -203,7 +205,7 @@ impl Facts<'_> {
             .map(|local| local.base)
             .collect();
         let mut ends: BTreeSet<(SocketAddr, SocketAddr)> = ledger.keys().copied().collect();
-        for remote in self.remotes {
+        for remote in self.remotes.iter().filter(|it| !it.network.is_tcp()) {
             let remote = remote.socket_addr();
             let bases = bases
                 .iter()
@@ -220,10 +222,12 @@ impl Facts<'_> {
             Pair {
                 local: CandidateStatus {
                     kind: self.base_kind(base),
+                    network: Network::udp(&base.ip()),
                     address: base,
                 },
                 remote: CandidateStatus {
                     kind,
+                    network: Network::udp(&remote.ip()),
                     address: remote,
                 },
                 state: self.pair_state((base, remote), exchange),

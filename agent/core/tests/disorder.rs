@@ -143,6 +143,7 @@ fn settings([host, server_reflexive, allow_loopback, manage]: [bool; 4]) -> Sett
             host,
             server_reflexive,
             relay: host,
+            tcp: host,
         },
         allow_loopback,
         ..Settings::default()

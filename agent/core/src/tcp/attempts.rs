@@ -39,6 +39,11 @@ impl Attempts {
         self.next = Some(self.next.map_or(at, |next| next.min(at)));
     }
 
+    /// UDP is known to lead nowhere by now: no reason to wait.
+    pub(crate) fn hurry(&mut self, now: Instant) {
+        self.next = self.next.map(|next| next.min(now));
+    }
+
     /// UDP works, or nothing is to be tried any more.
     pub(crate) fn stop(&mut self) {
         self.next = None;

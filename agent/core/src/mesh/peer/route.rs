@@ -9,6 +9,7 @@ use rand::RngExt;
 use tracing::{info, warn};
 
 use super::Peer;
+use super::streams::{TIDY, loopback};
 use crate::candidate::Kind;
 use crate::ice::{Ice, SelectedPair};
 use crate::io::Output;
@@ -34,7 +35,11 @@ impl Peer {
             if !pair.needs_route() {
                 negotiation.retry.reset();
             }
-            if pair.path() == PathKind::Relay && negotiation.is_direct_before(now) {
+            negotiation.tidy_at = Some(now + TIDY);
+            if pair.rank() == 2 {
+                negotiation.attempts.stop();
+            }
+            if negotiation.is_better_before(pair, now) {
                 negotiation.hold.get_or_insert(now + HOLD);
                 return;
             }
@@ -74,7 +79,9 @@ impl Peer {
         };
         let before = std::mem::replace(&mut negotiation.way, pair.path());
         let former = negotiation.path.wanted();
-        if let Some(route) = pair.route {
+        if let Some(stream) = pair.stream {
+            self.follow_stream(stream, cx);
+        } else if let Some(route) = pair.route {
             let carrier =
                 (negotiation.carrier.as_ref()).filter(|it| it.route == route && it.left.is_none());
             match carrier.map(|it| it.endpoint) {
@@ -104,6 +111,7 @@ impl Peer {
                     base: pair.base,
                 }));
             }
+            self.leave_streams(None, pair.remote.address, pair.base, cx);
             self.aim(pair.remote.address, Some(pair.base), cx);
         }
         self.moved(before, former, pair, cx);
@@ -143,15 +151,15 @@ impl Peer {
             }
             _ => {}
         }
-        self.plan(pair.path(), cx);
+        self.plan(pair, cx);
     }
 
     /// Plans the next attempt to leave a relay; the controlling side makes it.
-    fn plan(&mut self, path: PathKind, cx: &mut Context<'_>) {
+    fn plan(&mut self, pair: &SelectedPair, cx: &mut Context<'_>) {
         let Some(negotiation) = &mut self.negotiation else {
             return;
         };
-        if path != PathKind::Relay {
+        if pair.path() != PathKind::Relay && pair.stream.is_none() {
             negotiation.direct_at = None;
             negotiation.direct.reset();
             return;
@@ -166,7 +174,12 @@ impl Peer {
     }
 
     /// Wishes for an endpoint.
-    fn aim(&mut self, endpoint: SocketAddr, base: Option<SocketAddr>, cx: &mut Context<'_>) {
+    pub(super) fn aim(
+        &mut self,
+        endpoint: SocketAddr,
+        base: Option<SocketAddr>,
+        cx: &mut Context<'_>,
+    ) {
         let now = cx.now.instant;
         let alive = self.is_alive(now);
         let Some(negotiation) = &mut self.negotiation else {
@@ -202,6 +215,8 @@ impl Peer {
         match endpoint {
             Some(endpoint) if in_use => {
                 negotiation.retry.reset();
+                let base = loopback(endpoint, cx.listen_port);
+                self.leave_streams(None, endpoint, base, cx);
                 self.aim(endpoint, None, cx);
             }
             Some(_) => {}
