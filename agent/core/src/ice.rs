@@ -126,18 +126,29 @@ pub struct SelectedPair {
     pub stream: Option<Stream>,
 }
 
+/// What carries a pair's packets, from the worst to the best.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Means {
+    /// A relay of ours or of the peer's.
+    Relay,
+    /// A TCP stream.
+    Stream,
+    /// WireGuard's own packets, straight to the peer.
+    Udp,
+}
+
 impl SelectedPair {
     /// Tells whether WireGuard cannot send to the peer's end itself.
     pub const fn needs_route(&self) -> bool {
         self.route.is_some() || self.stream.is_some()
     }
 
-    /// Its kind, among those that carry packets: a relay, a stream, the kernel alone.
-    pub fn rank(&self) -> u8 {
+    /// What carries its packets, from the worst to the best.
+    pub fn means(&self) -> Means {
         match (self.path(), self.stream) {
-            (PathKind::Direct, None) => 2,
-            (PathKind::Direct, Some(_)) => 1,
-            _ => 0,
+            (PathKind::Direct, None) => Means::Udp,
+            (PathKind::Direct, Some(_)) => Means::Stream,
+            _ => Means::Relay,
         }
     }
 
@@ -324,7 +335,13 @@ impl Ice {
         }
         if accepted {
             self.reach(source.ip());
-            if proto == Protocol::Udp {
+            if proto == Protocol::Tcp {
+                let stream = Stream {
+                    local: destination,
+                    remote: source,
+                };
+                self.ledger.received_on(stream, payload);
+            } else {
                 self.ledger.received(destination, source, payload);
             }
             // What arrived may allow a check or a nomination at once.
@@ -345,6 +362,7 @@ impl Ice {
                 if !self.streams.contains_key(&stream) {
                     continue;
                 }
+                self.ledger.sent_on(stream, &transmit.contents);
                 return Some(IceEvent::Stream {
                     stream,
                     payload: transmit.contents.to_vec(),

@@ -9,9 +9,8 @@ use std::time::Instant;
 use is::Protocol;
 use is::stun::StunMessage;
 
-use super::Ice;
+use super::{Ice, Means};
 use crate::candidate::{Candidate, Kind};
-use crate::status::PathKind;
 use crate::tcp::Stream;
 
 /// Streams of one session: a session connects a few times, and the peer's as often.
@@ -99,7 +98,7 @@ impl Ice {
     /// Tells whether a stream could be of use: UDP does not lead to the peer.
     pub fn wants_streams(&self) -> bool {
         self.selected_pair()
-            .is_none_or(|pair| pair.needs_route() || pair.path() == PathKind::Relay)
+            .is_none_or(|pair| pair.means() < Means::Udp)
     }
 
     /// Lets the pair of a stream prove itself anew.

@@ -208,7 +208,7 @@ impl Negotiation {
     pub(super) fn is_better_before(&self, pair: &SelectedPair, now: Instant) -> bool {
         self.carrying.as_ref().is_some_and(|ice| {
             let before = ice.selected_pair();
-            ice.is_fresh(now) && before.is_some_and(|before| before.rank() > pair.rank())
+            ice.is_fresh(now) && before.is_some_and(|before| before.means() > pair.means())
         })
     }
 }

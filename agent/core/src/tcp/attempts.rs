@@ -10,14 +10,20 @@ use super::candidates::is_passive;
 use crate::candidate::{Candidate, Kind};
 use crate::ice::LocalCandidate;
 
-/// An address of ours, and a passive candidate of the peer's.
-type Pair = (IpAddr, SocketAddr);
+/// A connection.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct Attempt {
+    /// The address of ours that it leaves from.
+    pub(crate) base: IpAddr,
+    /// A passive candidate of the peer's.
+    pub(crate) remote: SocketAddr,
+}
 
 /// The connections of one session.
 #[derive(Debug, Default)]
 pub(crate) struct Attempts {
-    waiting: VecDeque<Pair>,
-    tried: BTreeSet<Pair>,
+    waiting: VecDeque<Attempt>,
+    tried: BTreeSet<Attempt>,
     next: Option<Instant>,
 }
 
@@ -58,7 +64,7 @@ impl Attempts {
             .collect();
         let mut passive: Vec<&Candidate> = remotes.iter().filter(|it| is_passive(it)).collect();
         passive.sort_by_key(|candidate| std::cmp::Reverse(candidate.priority));
-        let mut pairs: Vec<(usize, Pair)> = Vec::new();
+        let mut attempts: Vec<(usize, Attempt)> = Vec::new();
         for (rank, remote) in passive.iter().enumerate() {
             let remote = remote.socket_addr();
             let fitting = (bases.iter()).filter(|(_, base)| {
@@ -66,24 +72,27 @@ impl Attempts {
                     && base.ip().is_loopback() == remote.ip().is_loopback()
                     && *base != remote
             });
-            pairs.extend(fitting.map(|(index, base)| (rank + index, (base.ip(), remote))));
+            attempts.extend(fitting.map(|(index, base)| {
+                let base = base.ip();
+                (rank + index, Attempt { base, remote })
+            }));
         }
-        pairs.sort();
-        self.waiting = (pairs.into_iter())
-            .map(|(_, pair)| pair)
-            .filter(|pair| !self.tried.contains(pair))
+        attempts.sort();
+        self.waiting = (attempts.into_iter())
+            .map(|(_, attempt)| attempt)
+            .filter(|attempt| !self.tried.contains(attempt))
             .collect();
     }
 
     /// The connection that is due.
-    pub(crate) fn take(&mut self, now: Instant) -> Option<Pair> {
+    pub(crate) fn take(&mut self, now: Instant) -> Option<Attempt> {
         if self.poll_timeout()? > now {
             return None;
         }
-        let pair = self.waiting.pop_front()?;
-        self.tried.insert(pair);
+        let attempt = self.waiting.pop_front()?;
+        self.tried.insert(attempt);
         self.next = Some(now + PACE);
-        Some(pair)
+        Some(attempt)
     }
 
     /// When [`Attempts::take`] has one.
@@ -95,7 +104,7 @@ impl Attempts {
 
 #[cfg(test)]
 mod tests {
-    use super::{Attempts, HEAD_START, MOST, PACE};
+    use super::{Attempt, Attempts, HEAD_START, MOST, PACE};
     use crate::candidate::{Candidate, Kind};
     use crate::ice::LocalCandidate;
     use crate::tcp::candidates::passive;
@@ -129,11 +138,11 @@ mod tests {
         assert_eq!(attempts.poll_timeout(), Some(now + HEAD_START));
         assert_eq!(attempts.take(now), None);
         attempts.begin(true, now);
-        let pair = (
-            "192.0.2.1".parse().expect("an address"),
-            offered(&["192.0.2.2:2"])[0].socket_addr(),
-        );
-        assert_eq!(attempts.take(now), Some(pair));
+        let attempt = Attempt {
+            base: "192.0.2.1".parse().expect("an address"),
+            remote: offered(&["192.0.2.2:2"])[0].socket_addr(),
+        };
+        assert_eq!(attempts.take(now), Some(attempt));
         assert_eq!(attempts.take(now + HEAD_START), None, "each is tried once");
     }
 
@@ -165,8 +174,8 @@ mod tests {
             attempts.set(&ours, &theirs);
         }
         assert_eq!(taken.len(), MOST);
-        assert!(taken.iter().all(|(base, _)| base.is_ipv4()));
-        assert_eq!(taken[0].1, theirs[0].socket_addr());
+        assert!(taken.iter().all(|it| it.base.is_ipv4()));
+        assert_eq!(taken[0].remote, theirs[0].socket_addr());
     }
 
     #[test]

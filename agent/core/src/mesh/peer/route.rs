@@ -11,7 +11,7 @@ use tracing::{info, warn};
 use super::Peer;
 use super::streams::{TIDY, loopback};
 use crate::candidate::Kind;
-use crate::ice::{Ice, SelectedPair};
+use crate::ice::{Ice, Means, SelectedPair};
 use crate::io::Output;
 use crate::mesh::context::Context;
 use crate::mesh::negotiation::{Carrier, HOLD, LINGER};
@@ -36,7 +36,7 @@ impl Peer {
                 negotiation.retry.reset();
             }
             negotiation.tidy_at = Some(now + TIDY);
-            if pair.rank() == 2 {
+            if pair.means() == Means::Udp {
                 negotiation.attempts.stop();
             }
             if negotiation.is_better_before(pair, now) {

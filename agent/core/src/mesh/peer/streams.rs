@@ -2,18 +2,21 @@
 //!
 //! A stream that carries is left as a relay is: some time after the kernel was pointed elsewhere.
 
+use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::time::{Duration, Instant};
 
 use tracing::debug;
 
 use super::Peer;
+use crate::candidate::Candidate;
 use crate::ice::Ice;
 use crate::io::Output;
 use crate::mesh::context::Context;
 use crate::mesh::negotiation::{LINGER, Negotiation};
 use crate::relay::RelayOrder;
 use crate::settings::Policy;
+use crate::tcp::attempts::{Attempt, Attempts};
 use crate::tcp::candidates::is_passive;
 use crate::tcp::{Stream, TcpOrder};
 
@@ -36,7 +39,7 @@ impl Peer {
         let Some(negotiation) = &mut self.negotiation else {
             return;
         };
-        negotiation.attempts = crate::tcp::attempts::Attempts::default();
+        negotiation.attempts = Attempts::default();
         if !cx.tcp || cx.policy == Policy::Relay {
             return;
         }
@@ -79,7 +82,7 @@ impl Peer {
         let Some(negotiation) = &mut self.negotiation else {
             return;
         };
-        while let Some((base, remote)) = negotiation.attempts.take(now) {
+        while let Some(Attempt { base, remote }) = negotiation.attempts.take(now) {
             debug!(interface = cx.interface, peer = %id.key, %base, %remote, "tries TCP");
             cx.outputs.push_back(Output::Tcp(TcpOrder::Connect {
                 interface: id.interface,
@@ -264,7 +267,7 @@ impl Peer {
         let checked = [&negotiation.ice, &negotiation.carrying];
         let checked = checked.into_iter().flatten().flat_map(Ice::streams);
         let borne = negotiation.bearers.iter().map(|it| it.stream);
-        let streams: std::collections::BTreeSet<Stream> = checked.chain(borne).collect();
+        let streams: BTreeSet<Stream> = checked.chain(borne).collect();
         for stream in streams {
             cx.routes.remove_stream(&stream);
             cx.outputs.push_back(Output::Tcp(TcpOrder::Close(stream)));
@@ -325,10 +328,7 @@ impl Negotiation {
 }
 
 /// The candidate of the peer's that a stream was connected to.
-fn passive(
-    remotes: &[crate::candidate::Candidate],
-    stream: Stream,
-) -> Option<&crate::candidate::Candidate> {
+fn passive(remotes: &[Candidate], stream: Stream) -> Option<&Candidate> {
     (remotes.iter()).find(|it| is_passive(it) && it.socket_addr() == stream.remote)
 }
 
