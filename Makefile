@@ -22,7 +22,7 @@ demo:
 	target/release/wice-demo
 
 bench:
-	tests/setup demo
+	tests/setup bench
 	$(CARGO) build --release --locked $(PROGRAMS) -p wice-tests
 	target/release/wice-bench
 

@@ -88,6 +88,8 @@ pub struct TurnLimits {
     pub bits_per_second: u64,
     /// The same for one allocation.
     pub bits_per_second_per_allocation: u64,
+    /// How long a TCP client may take for a TLS handshake, for the rest of a frame, and to make an allocation.
+    pub patience: Duration,
 }
 
 impl Default for TurnLimits {
@@ -99,6 +101,7 @@ impl Default for TurnLimits {
             allocations_per_address: 256,
             bits_per_second: 0,
             bits_per_second_per_allocation: 0,
+            patience: Duration::from_secs(20),
         }
     }
 }

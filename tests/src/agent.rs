@@ -1,11 +1,15 @@
 //! The project's agent in a host, and what `wicectl` says of it.
 
+use std::net::IpAddr;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
 use serde::Deserialize;
 
 use crate::bus;
+use crate::certificate::trust;
+use crate::coturn::Relay;
+use crate::namespace::Namespace;
 use crate::process::Process;
 use crate::server::{Server, program};
 use crate::topology::Host;
@@ -19,32 +23,76 @@ pub struct Settings {
     pub backends: Vec<String>,
     /// URLs of the STUN servers.
     pub servers: Vec<String>,
+    /// The TURN servers.
+    pub relays: Vec<Relay>,
+    /// Which paths are allowed: `all` where nothing is said, `direct` or `relay`.
+    pub policy: Option<&'static str>,
+    /// The certification authority that the agent trusts, in PEM; what the system trusts where nothing is said.
+    pub authority: Option<String>,
 }
 
 impl Settings {
     /// Uses a server by WebSocket, and its STUN.
     pub fn websocket(server: &Server) -> Self {
-        Self {
-            backends: vec![server.websocket()],
-            servers: vec![server.stun()],
-        }
+        Self::by(server.websocket(), server)
     }
 
     /// Uses a server by plain requests, and its STUN.
     pub fn http(server: &Server) -> Self {
+        Self::by(server.http(), server)
+    }
+
+    fn by(backend: String, server: &Server) -> Self {
         Self {
-            backends: vec![server.http()],
+            backends: vec![backend],
             servers: vec![server.stun()],
+            relays: Vec::new(),
+            policy: None,
+            authority: None,
         }
     }
 
+    /// Uses a server by WebSocket at an address of the host's family, and the STUN and TURN servers that it hands out.
+    pub fn handed_out(server: &Server, host: IpAddr) -> Result<Self> {
+        Ok(Self {
+            servers: Vec::new(),
+            ..Self::by(server.websocket_for(host)?, server)
+        })
+    }
+
+    /// Adds a TURN server.
+    pub fn with_relay(mut self, relay: Relay) -> Self {
+        self.relays.push(relay);
+        self
+    }
+
     fn toml(&self) -> String {
-        // A list of strings is written the same in Rust, JSON and TOML.
+        // A string is written the same in Rust, JSON and TOML.
+        let mut servers: Vec<String> = self.servers.iter().map(|url| format!("{url:?}")).collect();
+        servers.extend(self.relays.iter().enumerate().map(|(number, relay)| {
+            let (url, username, file) = (&relay.url, &relay.username, credential_file(number));
+            format!("{{ url = {url:?}, username = {username:?}, credential-file = {file:?} }}")
+        }));
+        let policy = self.policy.map(|policy| format!("policy = {policy:?}\n"));
         format!(
-            "[signaling]\nbackends = {:?}\n\n[ice]\nservers = {:?}\n",
-            self.backends, self.servers
+            "[signaling]\nbackends = {:?}\n\n[ice]\nservers = [{}]\n{}",
+            self.backends,
+            servers.join(", "),
+            policy.unwrap_or_default()
         )
     }
+
+    /// Writes the configuration and what it refers to into a host.
+    pub fn write(&self, machine: &Namespace) -> Result<()> {
+        for (number, relay) in self.relays.iter().enumerate() {
+            machine.write(&credential_file(number), &relay.credential)?;
+        }
+        machine.write("/run/lab/wice.toml", &self.toml())
+    }
+}
+
+fn credential_file(number: usize) -> String {
+    format!("/run/lab/credential-{number}")
 }
 
 /// A running agent.
@@ -53,6 +101,7 @@ pub struct Agent {
     /// The process.
     pub process: Process,
     host: Host,
+    trusted: Option<&'static str>,
 }
 
 /// `wicectl status --json`, as far as the suites look at it.
@@ -69,6 +118,21 @@ pub struct Status {
 pub struct About {
     /// The backends.
     pub backends: Vec<Backend>,
+    /// The TURN servers.
+    #[serde(default)]
+    pub relays: Vec<RelayStatus>,
+}
+
+/// One TURN server of an agent.
+#[derive(Clone, Debug, Deserialize, PartialEq, Eq)]
+pub struct RelayStatus {
+    /// Its URL.
+    pub url: String,
+    /// The state in a word.
+    pub state: String,
+    /// Why it is of no use; empty when it is.
+    #[serde(default)]
+    pub error: Option<String>,
 }
 
 /// One backend of an agent.
@@ -119,12 +183,20 @@ impl Agent {
 
     /// As [`Agent::start`], with more arguments on its command line.
     pub fn start_with(host: &Host, settings: &Settings, arguments: &[&str]) -> Result<Self> {
-        host.machine.write("/run/lab/wice.toml", &settings.toml())?;
+        settings.write(&host.machine)?;
+        let trusted = settings
+            .authority
+            .as_ref()
+            .map(|authority| trust(&host.machine, authority))
+            .transpose()?;
         let mut command = Self::command(host)?;
-        command.args(arguments);
+        command
+            .args(arguments)
+            .envs(trusted.map(|path| ("SSL_CERT_FILE", path)));
         Ok(Self {
             process: Process::start(&host.machine, "wice-agent", &mut command)?,
             host: host.clone(),
+            trusted,
         })
     }
 
@@ -139,11 +211,9 @@ impl Agent {
 
     /// Starts the agent again, after it has ended, with the same configuration.
     pub fn again(&mut self) -> Result<()> {
-        self.process = Process::start(
-            &self.host.machine,
-            "wice-agent",
-            &mut Self::command(&self.host)?,
-        )?;
+        let mut command = Self::command(&self.host)?;
+        command.envs(self.trusted.map(|path| ("SSL_CERT_FILE", path)));
+        self.process = Process::start(&self.host.machine, "wice-agent", &mut command)?;
         Ok(())
     }
 

@@ -7,10 +7,16 @@
 
 pub mod agent;
 pub mod bus;
+pub mod certificate;
+pub mod coturn;
+pub mod cut;
+pub mod iperf;
 pub mod namespace;
 pub mod nat;
 pub mod ping;
 pub mod process;
+pub mod relayed;
+pub mod scene;
 pub mod server;
 pub mod stun;
 pub mod topology;

@@ -15,6 +15,8 @@ pub enum Nat {
     Symmetric,
     /// No UDP leaves or enters.
     UdpBlocked,
+    /// Nothing leaves but TCP to port 443, as in many hotels.
+    OnlyHttps,
     /// Routes without translation, as IPv6 is routed at home: what is not an answer is not let in.
     Firewall,
 }
@@ -65,6 +67,13 @@ impl Nat {
                 "ip",
                 format!(
                     "{MASQUERADE}\nchain block {{ type filter hook forward priority 0; ip protocol udp drop; }}"
+                ),
+            ),
+            Self::OnlyHttps => (
+                "ip",
+                format!(
+                    "{MASQUERADE}\nchain block {{ type filter hook forward priority 0; \
+                     iifname lan tcp dport 443 accept; iifname lan drop; }}"
                 ),
             ),
             Self::Firewall => (

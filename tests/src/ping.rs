@@ -1,6 +1,7 @@
 //! ICMP echo from inside a host, by a socket of our own: every few milliseconds, each reply with its time. `ping` cannot
 //! start that fast, and does not say which packet was lost when.
 
+use std::fmt;
 use std::io::{ErrorKind, Read as _};
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
@@ -8,10 +9,11 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
-use anyhow::{Result, anyhow, bail};
+use anyhow::{Result, anyhow, bail, ensure};
 use socket2::{Domain, Protocol, SockAddr, Socket, Type};
 
 use crate::topology::Host;
+use crate::wait::patience;
 
 /// Sends echo requests to one address.
 #[derive(Debug)]
@@ -181,6 +183,38 @@ impl Running {
         self.thread
             .join()
             .map_err(|_| anyhow!("the pinging thread panicked"))?
+    }
+}
+
+impl Tally {
+    /// Fails when a request got no reply, and when there were too few of them to prove anything.
+    pub fn none_lost(&self) -> Result<()> {
+        ensure!(self.sent > 50, "{self}: that proves nothing");
+        ensure!(self.lost.is_empty(), "{self}; lost at {:?}", self.lost);
+        Ok(())
+    }
+
+    /// Fails when no reply came for `longest`, times [`patience`].
+    pub fn never_silent_for(&self, longest: Duration) -> Result<()> {
+        ensure!(self.sent > 50, "{self}: that proves nothing");
+        ensure!(
+            self.longest_silence < longest * patience(),
+            "{self}; lost at {:?}",
+            self.lost
+        );
+        Ok(())
+    }
+}
+
+impl fmt::Display for Tally {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            formatter,
+            "{} pings, {} lost, longest silence {:?}",
+            self.sent,
+            self.lost.len(),
+            self.longest_silence
+        )
     }
 }
 

@@ -8,7 +8,7 @@ use anyhow::{Context as _, Result};
 use crate::namespace::Namespace;
 use crate::nat::Nat;
 
-/// The address family of a whole lab.
+/// An address family: of a whole lab, or of one LAN where the WAN has both.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Family {
     /// 10.0.0.0/24 is the WAN, 192.168.N.0/24 are the LANs.
@@ -20,7 +20,7 @@ pub enum Family {
 /// A WAN and everything that is plugged into it.
 #[derive(Debug)]
 pub struct Lab {
-    family: Family,
+    families: &'static [Family],
     wan: Namespace,
     routers: Vec<Namespace>,
     plugs: u8,
@@ -37,6 +37,15 @@ pub struct Router {
     hosts: u8,
 }
 
+/// Which of the machine's two addresses of a family on the WAN a server uses.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Seat {
+    /// `.1`, where the rendezvous server is.
+    First = 1,
+    /// `.2`, for a server beside it.
+    Second = 2,
+}
+
 /// A host with one interface, `eth0`.
 #[derive(Clone, Debug)]
 pub struct Host {
@@ -47,23 +56,43 @@ pub struct Host {
 }
 
 impl Lab {
-    /// Makes an empty WAN. The machine in its middle, [`Lab::wan`], holds `.1`, and `.2` as a second server address.
+    /// Makes an empty WAN of one family. The machine in its middle, [`Lab::wan`], holds `.1`, and `.2` as a second server address.
     pub fn new(family: Family) -> Result<Self> {
+        Self::of(match family {
+            Family::V4 => &[Family::V4],
+            Family::V6 => &[Family::V6],
+        })
+    }
+
+    /// Makes an empty WAN of both families; each LAN has one, and none is translated into the other.
+    pub fn dual() -> Result<Self> {
+        Self::of(&[Family::V4, Family::V6])
+    }
+
+    fn of(families: &'static [Family]) -> Result<Self> {
         let wan = Namespace::create("wan")?;
-        let addresses = match family {
-            Family::V4 => "addr add 10.0.0.1/24 dev wan\naddr add 10.0.0.2/24 dev wan",
-            Family::V6 => {
-                "addr add 2001:db8::1/64 dev wan nodad\naddr add 2001:db8::2/64 dev wan nodad"
-            }
-        };
-        wan.ip(&format!(
-            "link add wan type bridge\nlink set wan up\n{addresses}"
-        ))?;
-        if family == Family::V6 {
+        wan.ip("link add wan type bridge\nlink set wan up")?;
+        for family in families {
+            // The rest of the Internet is a router that nobody has seen: it swallows what is for nobody, private addresses for
+            // one. Without a route to it, coturn ends an allocation whose peer it cannot send to.
+            wan.ip(match family {
+                Family::V4 => {
+                    "addr add 10.0.0.1/24 dev wan\naddr add 10.0.0.2/24 dev wan\n\
+                     neigh add 10.0.0.254 lladdr 02:00:00:00:00:fe dev wan nud permanent\n\
+                     route add default via 10.0.0.254"
+                }
+                Family::V6 => {
+                    "addr add 2001:db8::1/64 dev wan nodad\naddr add 2001:db8::2/64 dev wan nodad\n\
+                     neigh add 2001:db8::fe lladdr 02:00:00:00:00:fe dev wan nud permanent\n\
+                     route add default via 2001:db8::fe"
+                }
+            })?;
+        }
+        if families.contains(&Family::V6) {
             forward(&wan)?;
         }
         Ok(Self {
-            family,
+            families,
             wan,
             routers: Vec::new(),
             plugs: 0,
@@ -75,24 +104,34 @@ impl Lab {
         &self.wan
     }
 
-    /// Returns that machine's address.
+    /// Returns that machine's address; of two families, the IPv4 one.
     pub fn server_address(&self) -> IpAddr {
-        match self.family {
-            Family::V4 => Ipv4Addr::new(10, 0, 0, 1).into(),
-            Family::V6 => Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 1).into(),
-        }
+        wan_address(self.families[0], Seat::First as u8)
     }
 
-    /// Adds a router of the given kind, with an empty LAN.
+    /// Returns that machine's address of each family, at the given seat.
+    pub fn server_addresses(&self, seat: Seat) -> Vec<IpAddr> {
+        let families = self.families.iter();
+        families
+            .map(|family| wan_address(*family, seat as u8))
+            .collect()
+    }
+
+    /// Adds a router of the given kind, with an empty LAN of the lab's (first) family.
     pub fn router(&mut self, nat: Nat) -> Result<Router> {
+        self.router_in(self.families[0], nat)
+    }
+
+    /// Adds a router of the given kind, with an empty LAN of the given family.
+    pub fn router_in(&mut self, family: Family, nat: Nat) -> Result<Router> {
         let number = u8::try_from(self.routers.len() + 1)?;
         let machine = Namespace::create(&format!("router{number}"))?;
         // A LAN keeps its uplink even when the test has no more use for its router.
         self.routers.push(machine.clone());
         machine.ip("link add lan type bridge\nlink set lan up")?;
         self.plug(&machine, "wan")?;
-        let address = self.wan_address(10 + number);
-        match self.family {
+        let address = wan_address(family, 10 + number);
+        match family {
             Family::V4 => machine.ip(&format!(
                 "addr add {address}/24 dev wan\naddr add 192.168.{number}.1/24 dev lan\nroute add default via 10.0.0.1"
             ))?,
@@ -136,7 +175,7 @@ impl Lab {
     pub fn host_on_wan(&mut self, name: &str) -> Result<Host> {
         let machine = Namespace::create(name)?;
         self.plug(&machine, "eth0")?;
-        let address = self.wan_address(100 + self.plugs);
+        let address = wan_address(self.families[0], 100 + self.plugs);
         let (length, flags) = if address.is_ipv4() {
             (24, "")
         } else {
@@ -158,12 +197,16 @@ impl Lab {
         }
         Ok(())
     }
+}
 
-    fn wan_address(&self, last: u8) -> IpAddr {
-        match self.family {
-            Family::V4 => Ipv4Addr::new(10, 0, 0, last).into(),
-            Family::V6 => Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, last.into()).into(),
-        }
+impl Router {
+    /// Returns the addresses and prefixes by which the WAN may see this router and what is behind it.
+    pub fn sources(&self) -> [String; 2] {
+        let lan = match self.address {
+            IpAddr::V4(_) => format!("192.168.{}.0/24", self.number),
+            IpAddr::V6(_) => format!("2001:db8:{}::/64", self.number),
+        };
+        [self.address.to_string(), lan]
     }
 }
 
@@ -202,6 +245,13 @@ impl Host {
             &self.machine,
         )?;
         self.readdress(router, router.hosts)
+    }
+}
+
+fn wan_address(family: Family, last: u8) -> IpAddr {
+    match family {
+        Family::V4 => Ipv4Addr::new(10, 0, 0, last).into(),
+        Family::V6 => Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, last.into()).into(),
     }
 }
 

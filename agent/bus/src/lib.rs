@@ -12,9 +12,9 @@ mod snapshot;
 
 pub use error::Error;
 pub use explanation::{Explanation, Pair};
-pub use number::{BackendState, Finding, PairState, Reason, State};
+pub use number::{BackendState, Finding, PairState, Reason, RelayState, State};
 pub use proxy::{ManagerProxy, PathChanged, PeerProxy, StateChanged};
-pub use snapshot::{Backend, Candidate, Interface, Peer, Snapshot};
+pub use snapshot::{Backend, Candidate, Interface, Peer, Relay, Snapshot};
 
 /// The well-known name that the agent owns on the system bus.
 pub const SERVICE: &str = "org.wice.Wice1";

@@ -122,6 +122,23 @@ numbers! {
 }
 
 numbers! {
+    /// What a relay server is doing: the second field of the property `Relays`.
+    RelayState {
+        /// Not known yet.
+        #[default]
+        Unknown = 0, "unknown";
+        /// It was asked for an allocation.
+        Connecting = 10, "connecting";
+        /// It works, and another one is used or nobody needs one.
+        Standby = 40, "standby";
+        /// It relays.
+        Up = 50, "up";
+        /// It gives no allocation; it is asked again.
+        Down = 60, "down";
+    }
+}
+
+numbers! {
     /// How far the checks of a pair are, in what `Explain` returns.
     PairState {
         /// Not known.

@@ -19,6 +19,10 @@ pub trait Manager {
     #[zbus(property)]
     fn backends(&self) -> zbus::Result<Vec<(String, u32, String)>>;
 
+    /// URL, state and last error of every relay server.
+    #[zbus(property)]
+    fn relays(&self) -> zbus::Result<Vec<(String, u32, String)>>;
+
     /// Reads the configuration again.
     #[zbus(no_autostart, allow_interactive_auth)]
     fn reload(&self) -> Result<(), crate::Error>;

@@ -9,7 +9,7 @@ use zbus::proxy::{CacheProperties, MethodFlags};
 use zbus::{Connection, OwnedVariant, Proxy};
 
 use crate::path;
-use crate::{BackendState, ManagerProxy, Reason, State};
+use crate::{BackendState, ManagerProxy, Reason, RelayState, State};
 
 /// The agent, its interfaces and their peers at one moment.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -18,6 +18,8 @@ pub struct Snapshot {
     pub version: String,
     /// Signalling backends in the order of the configuration.
     pub backends: Vec<Backend>,
+    /// Relay servers, those of the configuration first.
+    pub relays: Vec<Relay>,
     /// Interfaces by name.
     pub interfaces: Vec<Interface>,
 }
@@ -30,6 +32,17 @@ pub struct Backend {
     /// What it is doing.
     pub state: BackendState,
     /// Its last error; empty when none.
+    pub error: String,
+}
+
+/// A relay server.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Relay {
+    /// Its URL, which holds no secret.
+    pub url: String,
+    /// What it is doing.
+    pub state: RelayState,
+    /// What went wrong last; empty when nothing did.
     pub error: String,
 }
 
@@ -117,11 +130,29 @@ impl Snapshot {
             .await?;
         let version = manager.version().await?;
         let backends = manager.backends().await?;
+        let relays = match manager.relays().await {
+            Ok(relays) => relays,
+            // An agent of the time before there were any.
+            Err(zbus::Error::FDO(error))
+                if matches!(*error, zbus::fdo::Error::UnknownProperty(_)) =>
+            {
+                Vec::new()
+            }
+            Err(error) => return Err(error),
+        };
         let mut snapshot = Self::from_objects(objects.get_managed_objects().await?);
         snapshot.version = version;
         snapshot.backends = backends
             .into_iter()
             .map(|(url, state, error)| Backend {
+                url,
+                state: state.into(),
+                error,
+            })
+            .collect();
+        snapshot.relays = relays
+            .into_iter()
+            .map(|(url, state, error)| Relay {
                 url,
                 state: state.into(),
                 error,

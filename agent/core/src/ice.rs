@@ -27,6 +27,7 @@ use consent::Consent;
 #[derive(Debug)]
 pub struct Ice {
     agent: IceAgent,
+    role: Role,
     locals: Vec<LocalCandidate>,
     remotes: BTreeMap<SocketAddr, Remote>,
     /// Remote candidates so far, those that are gone included.
@@ -175,6 +176,7 @@ impl Ice {
         agent.set_mtu(256..=1200);
         Self {
             agent,
+            role,
             locals: Vec::new(),
             remotes: BTreeMap::new(),
             added: 0,
@@ -239,11 +241,11 @@ impl Ice {
             .collect();
         let selected = self.selected.map(|(_, remote)| remote);
         let mut gone = false;
-        let agent = &mut self.agent;
+        let (agent, role) = (&mut self.agent, self.role);
         self.remotes.retain(|address, remote| {
             let kept = new.contains_key(address);
             if !kept {
-                agent.invalidate_candidate(&remote.to_library());
+                agent.invalidate_candidate(&remote.to_library(role));
                 gone |= selected == Some(*address) && remote.candidate.kind == Kind::Relay;
             }
             kept
@@ -268,7 +270,8 @@ impl Ice {
                 candidate: candidate.clone(),
                 added: self.added,
             };
-            self.agent.add_remote_candidate(remote.to_library());
+            self.agent
+                .add_remote_candidate(remote.to_library(self.role));
             self.remotes.insert(address, remote);
         }
         if gone {
@@ -480,7 +483,7 @@ impl Ice {
             "relay".to_owned(),
             1,
             Protocol::Udp,
-            priority(Kind::Relay, index),
+            relay_priority(priority(Kind::Relay, index), self.role),
             local.address,
             is::CandidateKind::Relayed,
             None,
@@ -521,8 +524,18 @@ fn creds(credentials: &Credentials) -> IceCreds {
     }
 }
 
+/// Relays of the controlled side come after those of the controlling one. Else each side prefers the other's relay, because a
+/// host candidate of its own counts for more than the peer's reflexive one, and what one sends has no route at the other.
+fn relay_priority(offered: u32, side: Role) -> u32 {
+    match side {
+        Role::Controlling => offered,
+        Role::Controlled => offered.saturating_sub(0x8000 << 8).max(1),
+    }
+}
+
 impl Remote {
-    fn to_library(&self) -> is::Candidate {
+    /// As the library takes it, on the side of this role.
+    fn to_library(&self, role: Role) -> is::Candidate {
         let kind = match self.candidate.kind {
             Kind::Host => is::CandidateKind::Host,
             Kind::Srflx => is::CandidateKind::ServerReflexive,
@@ -531,11 +544,15 @@ impl Remote {
         };
         // The related address decides nothing in checks, but is part of what the library compares.
         let number = SocketAddr::from(([0, 0, 0, 0], self.added));
+        let priority = match self.candidate.kind {
+            Kind::Relay => relay_priority(self.candidate.priority, role.opposite()),
+            Kind::Host | Kind::Srflx | Kind::Prflx => self.candidate.priority,
+        };
         is::Candidate::from_parts(
             self.candidate.foundation.clone(),
             self.candidate.component,
             Protocol::Udp,
-            self.candidate.priority,
+            priority,
             self.candidate.socket_addr(),
             kind,
             Some(number),

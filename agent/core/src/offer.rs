@@ -83,6 +83,14 @@ impl Role {
             Self::Controlled
         }
     }
+
+    /// The other side's role.
+    pub const fn opposite(self) -> Self {
+        match self {
+            Self::Controlling => Self::Controlled,
+            Self::Controlled => Self::Controlling,
+        }
+    }
 }
 
 /// ICE credentials of one session (RFC 8445 §5.3).

@@ -6,6 +6,7 @@
 mod auth;
 mod failure;
 mod request;
+mod response;
 mod tables;
 #[cfg(test)]
 #[expect(clippy::unwrap_used, reason = "a test may panic")]
@@ -17,9 +18,7 @@ use std::time::{Duration, Instant};
 
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
-use stun_types::attribute::{AlternateServer, ErrorCode};
 use stun_types::message::{Message, MessageClass};
-use turn_types::attribute::{Data, Lifetime, XorPeerAddress, XorRelayedAddress};
 use turn_types::channel::ChannelData;
 use turn_types::message::DATA;
 
@@ -143,7 +142,9 @@ impl Client {
         }
     }
 
-    /// Lets exactly these addresses send through the allocation, from now on.
+    /// Lets exactly these addresses send through the allocation, from now on. A private address is passed over where the
+    /// server relays from a public one: it cannot be reached from there, and coturn ends an allocation whose packets have no
+    /// way.
     pub fn permit(&mut self, peers: &BTreeSet<IpAddr>, now: Instant) {
         self.permissions.want(peers);
         self.ask(now);
@@ -170,7 +171,7 @@ impl Client {
             let id = self.transaction();
             self.transmits
                 .push_back(request::indication(id, peer, payload));
-        } else if self.permissions.may_be_granted(peer.ip()) && self.held.len() < HELD {
+        } else if self.permissions.is_asked(peer.ip()) && self.held.len() < HELD {
             self.held.push_back((peer, payload.to_vec()));
         }
     }
@@ -287,170 +288,12 @@ impl Client {
         let State::Allocated { relayed, .. } = &self.state else {
             return;
         };
-        let families: Vec<bool> = relayed.iter().map(SocketAddr::is_ipv4).collect();
-        for peers in self.permissions.ask(&families, now) {
+        let relayed = relayed.clone();
+        for peers in self.permissions.ask(&relayed, now) {
             self.request(Request::Permit(peers), 0, now);
         }
-        for (peer, number) in self.channels.ask(&families, now) {
+        for (peer, number) in self.channels.ask(&relayed, now) {
             self.request(Request::Bind { peer, number }, 0, now);
-        }
-    }
-
-    fn data(&mut self, message: &Message<'_>) {
-        let (Ok(peer), Ok(data)) = (
-            message.attribute::<XorPeerAddress>(),
-            message.attribute::<Data<'_>>(),
-        ) else {
-            return;
-        };
-        let peer = peer.addr(message.transaction_id());
-        // A permission that is not wanted any more lives on for minutes on the server.
-        if self.permissions.is_granted(peer.ip()) {
-            self.events.push_back(Event::Data {
-                peer,
-                payload: data.data().to_vec(),
-            });
-        }
-    }
-
-    fn response(&mut self, message: &Message<'_>, now: Instant) {
-        let id = message.transaction_id().into();
-        let success = message.has_class(MessageClass::Success);
-        // A refusal need not be signed: a server that does not know us cannot. What a success says, it must.
-        if success && !self.auth.verifies(message) {
-            return;
-        }
-        let Some(Transaction { request, tries, .. }) = self.transactions.remove(&id) else {
-            return;
-        };
-        if success {
-            self.success(request, message, now);
-            return;
-        }
-        let refusal = (message.attribute::<ErrorCode>())
-            .map_or_else(|_| Refusal::unexplained(), |code| Refusal::new(&code));
-        let challenged = matches!(
-            refusal.code,
-            ErrorCode::UNAUTHORIZED | ErrorCode::STALE_NONCE
-        );
-        if challenged && tries < TRIES && self.auth.challenge(message, refusal.code) {
-            self.request(request, tries + 1, now);
-        } else {
-            self.refused(request, tries, refusal, message, now);
-        }
-    }
-
-    fn success(&mut self, request: Request, message: &Message<'_>, now: Instant) {
-        match request {
-            Request::Allocate(_) => self.allocated(message, now),
-            Request::Refresh => {
-                let lifetime = lifetime(message);
-                if let State::Allocated {
-                    refresh,
-                    refreshing,
-                    expires,
-                    ..
-                } = &mut self.state
-                {
-                    *refreshing = false;
-                    *refresh = now + REFRESH.min(lifetime / 2);
-                    *expires = now + lifetime;
-                }
-            }
-            Request::Permit(peers) => {
-                self.permissions.granted(&peers, now);
-                for (peer, payload) in std::mem::take(&mut self.held) {
-                    self.send(peer, &payload);
-                }
-            }
-            Request::Bind { peer, number } => {
-                let known = self.channels.number(peer).is_some();
-                if self.channels.bound(peer, now) && !known {
-                    self.events.push_back(Event::Bound { peer, number });
-                }
-            }
-            Request::Release => {}
-        }
-    }
-
-    fn allocated(&mut self, message: &Message<'_>, now: Instant) {
-        let mut relayed: Vec<SocketAddr> = (0..)
-            .map_while(|n| message.nth_attribute::<XorRelayedAddress>(n).ok())
-            .map(|relayed| relayed.addr(message.transaction_id()))
-            // What coturn says of a family that it does not have.
-            .filter(|relayed| !relayed.ip().is_unspecified() && relayed.port() != 0)
-            .collect();
-        relayed.sort_unstable();
-        relayed.dedup_by_key(|address| address.is_ipv4());
-        if relayed.is_empty() {
-            return self.fail(Failure::Refused(Refusal::unexplained()));
-        }
-        let lifetime = lifetime(message);
-        self.state = State::Allocated {
-            relayed: relayed.clone(),
-            refresh: now + REFRESH.min(lifetime / 2),
-            refreshing: false,
-            expires: now + lifetime,
-        };
-        self.events.push_back(Event::Allocated(relayed));
-        self.ask(now);
-    }
-
-    fn refused(
-        &mut self,
-        request: Request,
-        tries: u8,
-        refusal: Refusal,
-        message: &Message<'_>,
-        now: Instant,
-    ) {
-        if refusal.code == ErrorCode::ALLOCATION_MISMATCH {
-            return self.fail(Failure::Gone);
-        }
-        match request {
-            Request::Allocate(families) => {
-                if refusal.code == ErrorCode::TRY_ALTERNATE
-                    && let Ok(alternate) = message.attribute::<AlternateServer>()
-                {
-                    return self.fail(Failure::Alternate(alternate.server()));
-                }
-                let next = families.fewer().filter(|_| refusal.is_of_families());
-                match next.filter(|_| tries < TRIES) {
-                    Some(families) => self.request(Request::Allocate(families), tries + 1, now),
-                    None => self.fail(Failure::Refused(refusal)),
-                }
-            }
-            Request::Refresh => {
-                if let State::Allocated {
-                    refresh,
-                    refreshing,
-                    ..
-                } = &mut self.state
-                {
-                    *refreshing = false;
-                    *refresh = now + AGAIN;
-                }
-                self.events.push_back(Event::NotProlonged(refusal));
-            }
-            // One address that the server does not relay to fails them all.
-            Request::Permit(peers) if peers.len() > 1 => {
-                for peer in peers {
-                    self.request(Request::Permit(vec![peer]), 0, now);
-                }
-            }
-            Request::Permit(peers) => {
-                for peer in peers {
-                    self.permissions.refused(peer);
-                    let refusal = refusal.clone();
-                    self.events.push_back(Event::NotPermitted { peer, refusal });
-                }
-            }
-            Request::Bind { peer, number } => {
-                if self.channels.refused(peer, now) {
-                    self.events.push_back(Event::Unbound { peer, number });
-                }
-            }
-            Request::Release => {}
         }
     }
 
@@ -479,12 +322,4 @@ impl Client {
         self.transactions.clear();
         self.held.clear();
     }
-}
-
-fn lifetime(message: &Message<'_>) -> Duration {
-    message
-        .attribute::<Lifetime>()
-        .map_or(LIFETIME, |lifetime| {
-            Duration::from_secs(lifetime.seconds().into())
-        })
 }

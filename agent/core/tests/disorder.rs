@@ -13,9 +13,19 @@ use wice_core::io::{Input, LocalAddress, Now, Output, Packet};
 use wice_core::key::PublicKey;
 use wice_core::mailbox::{Mailbox, Sealed};
 use wice_core::mesh::Mesh;
-use wice_core::settings::{CandidateKinds, Settings};
+use wice_core::relay::{RelayOrder, Relayed};
+use wice_core::server::Transport;
+use wice_core::settings::{CandidateKinds, Policy, Settings};
 
 const PEERS: usize = 3;
+
+const LOOPBACK: &str = "127.128.0.1:4000";
+const RELAYED: [&str; 4] = [
+    "203.0.113.10:50000",
+    "203.0.113.10:50001",
+    "203.0.113.20:50000",
+    "[2001:db8::20]:50000",
+];
 
 /// What happens to the mesh under test.
 #[derive(Debug, Clone)]
@@ -44,7 +54,14 @@ fn event() -> impl Strategy<Value = Event> {
         1 => sample::select(vec!["wg0", "wg1", "other"]).prop_map(|name| Input::Gone(name.into())),
         2 => addresses().prop_map(Input::Addresses),
         1 => collection::vec(server(), 0..4).prop_map(Input::StunServers),
-        1 => any::<[bool; 4]>().prop_map(settings).prop_map(Input::Settings),
+        1 => (any::<[bool; 4]>(), policy()).prop_map(settings).prop_map(Input::Settings),
+        3 => (7..9_u32, collection::vec(relayed(), 0..6), any::<bool>()).prop_map(
+            |(interface, addresses, finished)| Input::Relayed { interface, addresses, finished },
+        ),
+        2 => (7..9_u32, 0..PEERS, proptest::option::of(Just(LOOPBACK))).prop_map(|(interface, peer, endpoint)| {
+            let endpoint = endpoint.map(|it| it.parse().expect("an address"));
+            Input::RelayRoute { interface, peer: peer_key(peer), endpoint }
+        }),
         1 => prop_oneof![Just(Input::BackendUp), Just(Input::BackendDown), Just(Input::Stop)],
         2 => (0..PEERS).prop_map(|peer| Input::Restart { interface: "wg0".into(), peer: peer_key(peer) }),
         2 => (server(), collection::vec(any::<u8>(), 0..60)).prop_map(|(source, tail)| {
@@ -66,6 +83,27 @@ fn event() -> impl Strategy<Value = Event> {
             .prop_map(|time| Event::Pass(Duration::from_millis(time))),
         1 => (-86_400..86_400_i64).prop_map(Event::ClockStep),
     ]
+}
+
+fn policy() -> impl Strategy<Value = Policy> {
+    sample::select(vec![
+        Policy::All,
+        Policy::All,
+        Policy::All,
+        Policy::Direct,
+        Policy::Relay,
+    ])
+}
+
+fn relayed() -> impl Strategy<Value = Relayed> {
+    let transport = sample::select(vec![Transport::Udp, Transport::Tls]);
+    (sample::select(RELAYED.to_vec()), server(), transport).prop_map(
+        |(address, server, transport)| Relayed {
+            address: address.parse().expect("an address"),
+            server,
+            transport,
+        },
+    )
 }
 
 fn dump() -> impl Strategy<Value = Device> {
@@ -137,14 +175,17 @@ fn server() -> impl Strategy<Value = SocketAddr> {
     .prop_map(|text| text.parse().expect("an address"))
 }
 
-fn settings([host, server_reflexive, allow_loopback, manage]: [bool; 4]) -> Settings {
+fn settings(
+    ([host, server_reflexive, allow_loopback, manage], policy): ([bool; 4], Policy),
+) -> Settings {
     let mut settings = Settings {
         candidates: CandidateKinds {
             host,
             server_reflexive,
-            relay: host,
+            relay: host || server_reflexive,
             tcp: host,
         },
+        policy,
         allow_loopback,
         ..Settings::default()
     };
@@ -167,6 +208,8 @@ struct Chaos {
     answers: Vec<(Mailbox, Sealed)>,
     sent: Vec<Packet>,
     outputs: usize,
+    /// A route was opened.
+    open: bool,
 }
 
 impl Chaos {
@@ -183,6 +226,7 @@ impl Chaos {
             answers: Vec::new(),
             sent: Vec::new(),
             outputs: 0,
+            open: false,
         };
         let now = chaos.time();
         for (index, peer) in chaos.peers.iter_mut().enumerate() {
@@ -195,6 +239,21 @@ impl Chaos {
             peer.handle(Input::Addresses(vec![local]), now);
             let device = device(&key(2 + index as u8), 51820, &[key(1).public()]);
             peer.handle(Input::Device(device), now);
+            if index == 0 {
+                let relayed = Relayed {
+                    address: "203.0.113.30:50000".parse().expect("an address"),
+                    server: "203.0.113.30:3478".parse().expect("an address"),
+                    transport: Transport::Udp,
+                };
+                peer.handle(
+                    Input::Relayed {
+                        interface: 7,
+                        addresses: vec![relayed],
+                        finished: true,
+                    },
+                    now,
+                );
+            }
         }
         let start = device(&key(1), 51820, &[peer_key(0), peer_key(1), peer_key(2)]);
         chaos.input(Input::Device(start));
@@ -222,6 +281,20 @@ impl Chaos {
                     destination: transmit.source,
                     payload: transmit.payload,
                 }),
+                Output::Relay(RelayOrder::Transmit {
+                    relayed,
+                    destination,
+                    payload,
+                    ..
+                }) => self.sent.push(Packet {
+                    source: destination,
+                    destination: relayed,
+                    payload,
+                }),
+                Output::Relay(RelayOrder::Open { .. }) => self.open = true,
+                Output::Relay(RelayOrder::HandOver { .. } | RelayOrder::Close { .. }) => {
+                    assert!(self.open, "no route was ever opened");
+                }
                 _ => {}
             }
         }

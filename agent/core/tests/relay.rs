@@ -10,7 +10,7 @@ use common::World;
 use wice_core::candidate::Kind;
 use wice_core::io::{Input, LocalAddress};
 use wice_core::settings::{Policy, Settings};
-use wice_core::status::{PathKind, Reason, State};
+use wice_core::status::{CandidateStatus, PathKind, Reason, State};
 
 const SECOND: Duration = Duration::from_secs(1);
 const MINUTE: Duration = Duration::from_secs(60);
@@ -50,6 +50,31 @@ fn two_symmetric_nats_meet_at_a_relay_whoever_has_one() {
         world.run(5 * MINUTE);
         assert!(world.connected());
         assert_eq!(paths(&world), [PathKind::Relay; 2]);
+    }
+}
+
+#[test]
+fn both_sides_go_by_the_same_relay_where_each_has_one() {
+    for symmetric in [false, true] {
+        let mut world = World::symmetric(1, [true, true]);
+        if !symmetric {
+            make_cones(&mut world);
+            world.direct_cut = true;
+        }
+        boot(&mut world);
+        world.traffic(MINUTE, |_| ());
+        let ends = |host: usize| {
+            let peer = world.peer(host);
+            let kind = |it: Option<CandidateStatus>| it.expect("it is selected").kind;
+            [kind(peer.local_candidate), kind(peer.remote_candidate)]
+        };
+        let relays = |ends: [Kind; 2]| ends.map(|kind| kind == Kind::Relay);
+        let [ours, theirs] = relays(ends(1));
+        assert_eq!(relays(ends(0)), [theirs, ours], "symmetric: {symmetric}");
+        assert!(ours != theirs, "one relay is enough");
+        for host in &world.hosts {
+            assert!(host.lost <= 2, "symmetric: {symmetric}: {}", host.lost);
+        }
     }
 }
 
@@ -269,6 +294,22 @@ fn a_direct_path_is_tried_again_with_growing_intervals_and_nobody_sees_it() {
         opened,
         "the route was opened anew"
     );
+}
+
+#[test]
+fn looking_for_a_direct_path_in_vain_loses_no_packet() {
+    for seed in 0..4 {
+        let mut world = World::symmetric(seed, [seed != 0, seed != 1]);
+        boot(&mut world);
+        world.traffic(3 * SECOND, |_| ());
+        for host in &mut world.hosts {
+            host.lost = 0;
+        }
+        world.traffic(3 * MINUTE, |_| ());
+        assert_eq!(paths(&world), [PathKind::Relay; 2]);
+        let lost: Vec<usize> = world.hosts.iter().map(|host| host.lost).collect();
+        assert_eq!(lost, [0, 0], "seed {seed}");
+    }
 }
 
 #[test]

@@ -131,6 +131,11 @@ impl Service {
         self.model.backends(backends);
     }
 
+    /// Shows the relay servers: URL, state (`wice_bus::RelayState`), last error.
+    pub(crate) fn relays(&self, relays: Vec<(String, u32, String)>) {
+        self.model.relays(relays);
+    }
+
     /// Sends what is still to be sent, gives the name back and leaves the bus; takes a second at most.
     pub(crate) async fn stop(self) {
         // The task may have ended by itself only if it panicked: then there is nothing to stop.

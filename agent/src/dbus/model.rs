@@ -24,9 +24,11 @@ struct Inner {
     interfaces: BTreeMap<String, InterfaceStatus>,
     peers: BTreeMap<(String, PublicKey), PeerStatus>,
     backends: Vec<(String, u32, String)>,
+    relays: Vec<(String, u32, String)>,
     changed_interfaces: BTreeSet<String>,
     changed_peers: BTreeSet<(String, PublicKey)>,
     changed_backends: bool,
+    changed_relays: bool,
     signals: VecDeque<((String, PublicKey), Signal)>,
     online: bool,
 }
@@ -46,6 +48,7 @@ pub(super) struct Batch {
     pub(super) interfaces: Vec<(String, Option<InterfaceStatus>)>,
     pub(super) peers: Vec<((String, PublicKey), Option<PeerStatus>)>,
     pub(super) backends: Option<Vec<(String, u32, String)>>,
+    pub(super) relays: Option<Vec<(String, u32, String)>>,
     pub(super) signals: VecDeque<((String, PublicKey), Signal)>,
 }
 
@@ -107,6 +110,15 @@ impl Model {
         }
     }
 
+    pub(super) fn relays(&self, relays: Vec<(String, u32, String)>) {
+        let mut inner = self.lock();
+        if inner.relays != relays {
+            inner.relays = relays;
+            inner.changed_relays = true;
+            self.news.notify_one();
+        }
+    }
+
     /// Queues a signal; without a bus nobody could hear it, and it is dropped.
     pub(super) fn signal(&self, interface: &str, peer: &PublicKey, signal: Signal) {
         let mut inner = self.lock();
@@ -142,6 +154,7 @@ impl Model {
         inner.changed_interfaces = inner.interfaces.keys().cloned().collect();
         inner.changed_peers = inner.peers.keys().cloned().collect();
         inner.changed_backends = true;
+        inner.changed_relays = true;
         inner.signals.clear();
     }
 
@@ -176,10 +189,12 @@ impl Model {
             })
             .collect();
         let backends = std::mem::take(&mut inner.changed_backends).then(|| inner.backends.clone());
+        let relays = std::mem::take(&mut inner.changed_relays).then(|| inner.relays.clone());
         Batch {
             interfaces,
             peers,
             backends,
+            relays,
             signals: std::mem::take(&mut inner.signals),
         }
     }

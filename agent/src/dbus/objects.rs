@@ -44,6 +44,7 @@ impl<T> Cell<T> {
 pub(super) struct Manager {
     pub(super) version: &'static str,
     pub(super) backends: Cell<Vec<(String, u32, String)>>,
+    pub(super) relays: Cell<Vec<(String, u32, String)>>,
     pub(super) model: Arc<Model>,
     pub(super) commands: mpsc::Sender<Command>,
 }
@@ -60,6 +61,12 @@ impl Manager {
     #[zbus(property)]
     fn backends(&self) -> Vec<(String, u32, String)> {
         self.backends.lock().clone()
+    }
+
+    /// URL, state and last error of every relay server.
+    #[zbus(property)]
+    fn relays(&self) -> Vec<(String, u32, String)> {
+        self.relays.lock().clone()
     }
 
     /// Reads the configuration again.

@@ -20,6 +20,7 @@ pub(super) struct Published {
     connection: Connection,
     commands: mpsc::Sender<Command>,
     backends: Cell<Vec<(String, u32, String)>>,
+    relays: Cell<Vec<(String, u32, String)>>,
     interfaces: BTreeMap<String, Shown>,
     peers: BTreeMap<(String, PublicKey), Cell<PeerStatus>>,
 }
@@ -30,16 +31,20 @@ struct Shown {
 }
 
 impl Published {
-    /// Starts with the root object alone, whose backends are `backends`.
+    /// Starts with the root object alone, which shows these backends and relays.
     pub(super) fn new(
         connection: Connection,
         commands: mpsc::Sender<Command>,
-        backends: Cell<Vec<(String, u32, String)>>,
+        (backends, relays): (
+            Cell<Vec<(String, u32, String)>>,
+            Cell<Vec<(String, u32, String)>>,
+        ),
     ) -> Self {
         Self {
             connection,
             commands,
             backends,
+            relays,
             interfaces: BTreeMap::new(),
             peers: BTreeMap::new(),
         }
@@ -74,7 +79,12 @@ impl Published {
             }
         }
         if let Some(backends) = batch.backends {
-            self.backends(backends).await?;
+            let shown = self.backends.clone();
+            self.servers("Backends", &shown, backends).await?;
+        }
+        if let Some(relays) = batch.relays {
+            let shown = self.relays.clone();
+            self.servers("Relays", &shown, relays).await?;
         }
         for ((interface, peer), signal) in batch.signals {
             self.signal(&interface, &peer, signal).await?;
@@ -158,12 +168,18 @@ impl Published {
         self.changed(&path, wice_bus::INTERFACE, changes).await
     }
 
-    async fn backends(&self, backends: Vec<(String, u32, String)>) -> zbus::Result<()> {
-        let old = std::mem::replace(&mut *self.backends.lock(), backends.clone());
-        if old == backends {
+    /// Brings a property of the root object up to date.
+    async fn servers(
+        &self,
+        property: &'static str,
+        shown: &Cell<Vec<(String, u32, String)>>,
+        rows: Vec<(String, u32, String)>,
+    ) -> zbus::Result<()> {
+        let old = std::mem::replace(&mut *shown.lock(), rows.clone());
+        if old == rows {
             return Ok(());
         }
-        let changes = HashMap::from([("Backends", Variant::from(backends))]);
+        let changes = HashMap::from([(property, Variant::from(rows))]);
         let path = OwnedObjectPath::try_from(wice_bus::path::ROOT)?;
         self.changed(&path, wice_bus::MANAGER, changes).await
     }

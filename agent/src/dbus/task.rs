@@ -107,9 +107,11 @@ impl Task {
 
     async fn connect(&self) -> Result<(Connection, Published), Failure> {
         let backends = Cell::new(Vec::new());
+        let relays = Cell::new(Vec::new());
         let manager = Manager {
             version: self.version,
             backends: backends.clone(),
+            relays: relays.clone(),
             model: Arc::clone(&self.model),
             commands: self.commands.clone(),
         };
@@ -124,7 +126,7 @@ impl Task {
             .await
             .map_err(Failure::NoBus)?;
         let commands = self.commands.clone();
-        let mut published = Published::new(connection.clone(), commands, backends);
+        let mut published = Published::new(connection.clone(), commands, (backends, relays));
         // Who sees the name sees every object.
         self.model.online();
         published

@@ -29,12 +29,15 @@ async fn what_the_driver_shows_is_what_a_client_reads() {
     service.interface(interface("wg-home"));
     service.peer("wg-home", connected(1));
     service.backends(vec![("wss://a".to_owned(), 30, "refused".to_owned())]);
+    service.relays(vec![("turn:a:3478".to_owned(), 60, "401".to_owned())]);
 
-    let snapshot = read(&bus, |s| peers(s) + s.backends.len() == 2).await;
+    let snapshot = read(&bus, |s| peers(s) + s.backends.len() + s.relays.len() == 3).await;
 
     assert_eq!(snapshot.version, "1.2.3");
     assert_eq!(snapshot.backends[0].state, wice_bus::BackendState::Down);
     assert_eq!(snapshot.backends[0].error, "refused");
+    assert_eq!(snapshot.relays[0].state, wice_bus::RelayState::Down);
+    assert_eq!(snapshot.relays[0].error, "401");
     let shown = &snapshot.interfaces[0];
     assert_eq!((shown.name.as_str(), shown.listen_port), ("wg-home", 51820));
     assert_eq!((shown.firewall_mark, shown.managed), (7, true));

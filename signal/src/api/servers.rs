@@ -1,7 +1,7 @@
 //! Which ICE servers an agent may use: this process's own STUN and TURN, where their addresses can be told.
 
 use std::fmt;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -110,8 +110,10 @@ pub(super) fn ice_servers(app: &App, asked: Option<&str>, user: &User) -> Vec<Ic
         }
     }
     for address in &turn.tls {
-        // The certificate is made out to a name, if it is to any.
-        let host = asked.map(str::to_owned).or_else(|| host(address));
+        // The certificate is made out to a name, if it is to any. Who asked by an address has none, and that address need not
+        // be the one of this socket.
+        let name = asked.filter(|asked| !is_address(asked));
+        let host = name.map(str::to_owned).or_else(|| host(address));
         let url = host.map(|host| format!("turns:{host}:{}?transport=tcp", address.port()));
         urls.extend(url.filter(|url| !urls.contains(url)));
     }
@@ -146,6 +148,12 @@ fn host(authority: &str) -> Option<&str> {
     (!inner.is_empty() && inner.len() <= 253 && inner.bytes().all(fits)).then_some(host)
 }
 
+/// Tells whether a host is an address and no name.
+fn is_address(host: &str) -> bool {
+    let inner = host.trim_start_matches('[').trim_end_matches(']');
+    inner.parse::<IpAddr>().is_ok()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -157,5 +165,13 @@ mod tests {
         for none in ["a b", "", "[::1"] {
             assert_eq!(host(none), None, "{none}");
         }
+    }
+
+    #[test]
+    fn an_address_is_no_name_that_a_certificate_would_have() {
+        for address in ["10.0.0.1", "[2001:db8::1]"] {
+            assert!(is_address(address), "{address}");
+        }
+        assert!(!is_address("signal.example.net"));
     }
 }

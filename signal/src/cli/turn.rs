@@ -106,6 +106,7 @@ impl TurnFlags {
                 bits_per_second: u64::from(self.turn_rate) * 1_000_000,
                 bits_per_second_per_allocation: u64::from(self.turn_rate_per_allocation)
                     * 1_000_000,
+                ..TurnLimits::default()
             },
         }))
     }

@@ -73,17 +73,14 @@ impl Turn {
         let mut tcp = Vec::new();
         let mut tls = Vec::new();
         for &address in &options.listen {
-            let failed = |transport| {
-                move |source| Unbound {
-                    address,
-                    transport,
-                    source,
-                }
+            let (socket, listener) = both(address)?;
+            let failed = |source| Unbound {
+                address,
+                transport: "UDP",
+                source,
             };
-            let socket = socket::bind(address, true).map_err(failed("UDP"))?;
-            let bound = socket.local_addr().map_err(failed("UDP"))?;
-            // Both transports on one port, also where the kernel chose it.
-            tcp.push(listen(bound).map_err(failed("TCP"))?);
+            let bound = socket.local_addr().map_err(failed)?;
+            tcp.push(listener);
             udp.push((socket, bound));
         }
         for &address in &options.tls {
@@ -199,6 +196,7 @@ impl Turn {
                 relay: Rc::clone(&relay),
                 slots: slots.clone(),
                 tls,
+                patience: self.options.limits.patience,
                 last: Rc::clone(&last),
             };
             tokio::task::spawn_local(stream::accept(listener, hall));
@@ -233,6 +231,29 @@ impl Running {
         drop(self._stop);
         if self.ended.await.is_err() {
             warn!("the TURN server ended by a fault of its own");
+        }
+    }
+}
+
+/// UDP and TCP on one port, also where the kernel chooses it.
+fn both(address: SocketAddr) -> Result<(UdpSocket, TcpListener), Unbound> {
+    let mut tries = if address.port() == 0 { 16 } else { 1 };
+    loop {
+        tries -= 1;
+        let failed = |transport| {
+            move |source| Unbound {
+                address,
+                transport,
+                source,
+            }
+        };
+        let socket = socket::bind(address, true).map_err(failed("UDP"))?;
+        let bound = socket.local_addr().map_err(failed("UDP"))?;
+        match listen(bound) {
+            Ok(listener) => return Ok((socket, listener)),
+            // The port that the kernel chose for UDP is taken for TCP: it chooses another one.
+            Err(error) if error.kind() == io::ErrorKind::AddrInUse && tries > 0 => {}
+            Err(error) => return Err(failed("TCP")(error)),
         }
     }
 }

@@ -7,7 +7,7 @@ use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::rc::{Rc, Weak};
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use quinn_udp::EcnCodepoint;
 use tracing::{debug, trace};
@@ -52,7 +52,11 @@ pub(super) struct Relay {
     rate: Arc<Rate>,
     total: Bucket,
     batch: Batch,
+    look: Instant,
 }
+
+/// How often the addresses of this machine are looked up.
+const LOOK: Duration = Duration::from_secs(30);
 
 /// Whoever sent something.
 #[derive(Debug)]
@@ -104,6 +108,7 @@ impl Relay {
                 rate,
                 total: Bucket::new(limits.bits_per_second, now),
                 batch: Batch::new(),
+                look: now + LOOK,
                 limits,
             })
         })
@@ -218,7 +223,10 @@ impl Relay {
     /// Ends what has expired.
     pub(super) fn sweep(&mut self) {
         let now = Instant::now();
-        self.peers.refresh();
+        if now >= self.look {
+            self.look = now + LOOK;
+            self.peers.refresh();
+        }
         let mut expired = Vec::new();
         for (id, allocation) in &mut self.allocations {
             allocation.sweep(now);

@@ -19,14 +19,8 @@ use super::relay::{Client, Relay, canonical};
 use crate::limit::{Slots, Source};
 use crate::tls::Tls;
 
-/// For a TLS handshake, for a frame that has begun, and for an allocation: what takes longer is no client.
-const PATIENCE: Duration = Duration::from_secs(20);
-
 /// How long a client may take to read what is sent to it.
 const SEND: Duration = Duration::from_secs(30);
-
-/// How often it is looked whether an allocation has expired and the connection is of no use.
-const LOOK: Duration = Duration::from_secs(5);
 
 /// The longest frame: channel data of 65,535 bytes with its header and padding.
 const LONGEST_FRAME: usize = 65_540;
@@ -37,6 +31,8 @@ pub(super) struct Hall {
     pub(super) relay: Rc<RefCell<Relay>>,
     pub(super) slots: Slots,
     pub(super) tls: Option<Tls>,
+    /// For a TLS handshake, for a frame that has begun, and for an allocation: what takes longer is no client.
+    pub(super) patience: Duration,
     /// Numbers the connections of all listeners.
     pub(super) last: Rc<std::cell::Cell<u64>>,
 }
@@ -72,7 +68,7 @@ async fn connection(stream: TcpStream, peer: SocketAddr, hall: Hall) {
     let Some(tls) = &hall.tls else {
         return serve(stream, peer, &hall).await;
     };
-    match timeout(PATIENCE, tls.turn_acceptor().accept(stream)).await {
+    match timeout(hall.patience, tls.turn_acceptor().accept(stream)).await {
         Ok(Ok(stream)) => serve(stream, peer, &hall).await,
         Ok(Err(error)) => trace!(%peer, "TLS handshake failed: {error}"),
         Err(_) => trace!(%peer, "TLS handshake took too long"),
@@ -90,33 +86,28 @@ async fn serve(stream: impl AsyncRead + AsyncWrite, peer: SocketAddr, hall: &Hal
     };
     let (reader, writer) = split(stream);
     tokio::select! {
-        () = read(reader, &client, &hall.relay, &outbox) => {}
+        () = read(reader, &client, hall, &outbox) => {}
         () = write(writer, &outbox) => {}
     }
     hall.relay.borrow_mut().gone(&key);
 }
 
 /// Takes frames until the client leaves, sends something that is none, or is of no use any more.
-async fn read(
-    reader: impl AsyncRead,
-    client: &Client,
-    relay: &Rc<RefCell<Relay>>,
-    outbox: &Outbox,
-) {
+async fn read(reader: impl AsyncRead, client: &Client, hall: &Hall, outbox: &Outbox) {
     tokio::pin!(reader);
     let mut frames = Frames::default();
     // Since when there has been no allocation, and since when a frame has been incomplete.
     let mut useless = Some(Instant::now());
     let mut partial: Option<Instant> = None;
     loop {
-        match timeout(LOOK, reader.read(frames.room())).await {
+        match timeout(hall.patience / 4, reader.read(frames.room())).await {
             Ok(Ok(0) | Err(_)) => return,
             Ok(Ok(count)) => frames.filled(count),
             Err(_) => {}
         }
         let mut any = false;
         {
-            let mut relay = relay.borrow_mut();
+            let mut relay = hall.relay.borrow_mut();
             loop {
                 let frame = match frames.next() {
                     Ok(Some(frame)) => frame,
@@ -142,7 +133,8 @@ async fn read(
             false if any => Some(Instant::now()),
             false => partial.or(Some(Instant::now())),
         };
-        let over = |since: Option<Instant>| since.is_some_and(|since| since.elapsed() > PATIENCE);
+        let over =
+            |since: Option<Instant>| since.is_some_and(|since| since.elapsed() > hall.patience);
         if over(useless) || over(partial) {
             return trace!(client = %client.address, "closing an idle TURN connection");
         }

@@ -5,13 +5,18 @@
     reason = "each test program uses its own part of this"
 )]
 
+pub mod turn;
+
+use std::fs;
 use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
-use wice_signal::{Options, Server, ServerError};
+use wice_signal::{Options, Server, ServerError, TlsFiles};
 
 /// Long enough for any machine; nothing here waits for it but a failure.
 pub const PATIENCE: Duration = Duration::from_secs(20);
@@ -21,8 +26,11 @@ pub const TWO: &str = "ffffffffffffffffffffffffffffffffffffffff";
 
 /// A running server. Ends when it is dropped.
 pub struct Running {
+    pub scheme: &'static str,
     pub http: SocketAddr,
     pub stun: Vec<SocketAddr>,
+    pub turn: Vec<SocketAddr>,
+    pub turn_tls: Vec<SocketAddr>,
     pub client: reqwest::Client,
     stop: Option<oneshot::Sender<()>>,
     task: JoinHandle<Result<(), ServerError>>,
@@ -36,20 +44,40 @@ impl Running {
         let (stop, stopped) = oneshot::channel();
         let http = server.local_addrs()[0];
         let stun = server.stun_addrs();
+        let turn = server.turn_addrs();
+        let turn_tls = server.turn_tls_addrs();
         let task = tokio::spawn(server.run(async {
             let _ = stopped.await;
         }));
         Self {
+            scheme: "http",
             http,
             stun,
+            turn,
+            turn_tls,
             client: client(),
             stop: Some(stop),
             task,
         }
     }
 
+    /// The same over HTTPS.
+    pub async fn start_tls(options: Options) -> Self {
+        let certificate = options.tls.as_ref().map(|tls| fs::read(&tls.cert));
+        let certificate = certificate.expect("TLS").expect("a certificate");
+        let mut server = Self::start(options).await;
+        let certificate = reqwest::Certificate::from_pem(&certificate).expect("PEM");
+        server.client = reqwest::Client::builder()
+            .no_proxy()
+            .tls_certs_only([certificate])
+            .build()
+            .expect("a client");
+        server.scheme = "https";
+        server
+    }
+
     pub fn url(&self, path: &str) -> String {
-        format!("http://{}{path}", self.http)
+        format!("{}://{}{path}", self.scheme, self.http)
     }
 
     pub fn mailbox(&self, name: &str) -> String {
@@ -113,4 +141,44 @@ pub fn header(response: &reqwest::Response, name: &str) -> String {
     value.map_or_else(String::new, |value| {
         value.to_str().unwrap_or("?").to_owned()
     })
+}
+
+/// A folder that is gone with the test.
+pub struct Folder(pub PathBuf);
+
+impl Folder {
+    pub fn new(name: &str) -> Self {
+        let name = format!("wice-signal-{name}-{}", std::process::id());
+        let path = std::env::temp_dir().join(name);
+        fs::create_dir(&path).expect("a new folder");
+        Self(path)
+    }
+}
+
+impl Drop for Folder {
+    fn drop(&mut self) {
+        let _ = fs::remove_dir_all(&self.0);
+    }
+}
+
+/// A new key and a certificate for it, in place of those before.
+pub fn certify(folder: &Path) -> TlsFiles {
+    let files = TlsFiles {
+        cert: folder.join("cert.pem"),
+        key: folder.join("key.pem"),
+    };
+    let mut openssl = Command::new("openssl");
+    openssl
+        .args(["req", "-x509", "-newkey", "ec", "-pkeyopt"])
+        .args(["ec_paramgen_curve:P-256", "-nodes", "-days", "2"])
+        .args(["-subj", "/CN=localhost", "-addext"])
+        .arg("subjectAltName=DNS:localhost,IP:127.0.0.1")
+        // A certificate that is its own authority is refused as a server's.
+        .args(["-addext", "basicConstraints=critical,CA:FALSE"]);
+    openssl.arg("-keyout").arg(&files.key);
+    openssl.arg("-out").arg(&files.cert);
+    openssl.stdout(Stdio::null()).stderr(Stdio::null());
+    let status = openssl.status().expect("openssl is installed");
+    assert!(status.success());
+    files
 }

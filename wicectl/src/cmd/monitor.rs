@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, HashMap};
 use clap::Args;
 use futures_util::StreamExt;
 use serde::de::DeserializeOwned;
-use wice_bus::{BackendState, Snapshot};
+use wice_bus::{BackendState, RelayState, Snapshot};
 use zbus::{Connection, Message, OwnedObjectPath, OwnedVariant, Type};
 
 use crate::agent;
@@ -66,6 +66,7 @@ async fn refresh(known: &mut Known, connection: &Connection) -> Result<(), Failu
 struct Known {
     peers: BTreeMap<String, Who>,
     backends: BTreeMap<String, (BackendState, String)>,
+    relays: BTreeMap<String, (RelayState, String)>,
 }
 
 impl Known {
@@ -83,6 +84,9 @@ impl Known {
         for backend in snapshot.backends {
             self.backends
                 .insert(backend.url, (backend.state, backend.error));
+        }
+        for relay in snapshot.relays {
+            self.relays.insert(relay.url, (relay.state, relay.error));
         }
     }
 
@@ -184,10 +188,14 @@ impl Known {
         mut properties: HashMap<String, OwnedVariant>,
     ) -> Vec<Event> {
         if interface == wice_bus::MANAGER {
-            let backends = properties
-                .remove("Backends")
-                .and_then(|it| <Vec<(String, u32, String)>>::try_from(it).ok());
-            return self.backends(backends.unwrap_or_default());
+            let mut rows = |name: &str| {
+                let rows = properties.remove(name);
+                rows.and_then(|it| <Vec<(String, u32, String)>>::try_from(it).ok())
+            };
+            let (backends, relays) = (rows("Backends"), rows("Relays"));
+            let mut events = backends.map_or_else(Vec::new, |rows| self.backends(rows));
+            events.extend(relays.into_iter().flat_map(|rows| self.relays(rows)));
+            return events;
         }
         let mut text = |name: &str| {
             properties
@@ -202,6 +210,23 @@ impl Known {
         let who = who.clone();
         let endpoint = endpoint.map(|endpoint| Event::Endpoint { who, endpoint });
         endpoint.into_iter().collect()
+    }
+
+    fn relays(&mut self, relays: Vec<(String, u32, String)>) -> Vec<Event> {
+        let old = std::mem::take(&mut self.relays);
+        let mut events = Vec::new();
+        for (url, state, error) in relays {
+            let seen = (RelayState::from(state), error);
+            if old.get(&url) != Some(&seen) {
+                events.push(Event::Relay {
+                    url: url.clone(),
+                    state: seen.0.word(),
+                    error: seen.1.clone(),
+                });
+            }
+            self.relays.insert(url, seen);
+        }
+        events
     }
 
     fn backends(&mut self, backends: Vec<(String, u32, String)>) -> Vec<Event> {

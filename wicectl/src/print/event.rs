@@ -32,6 +32,12 @@ pub(crate) enum Event {
         state: &'static str,
         error: String,
     },
+    /// A relay came, or changed.
+    Relay {
+        url: String,
+        state: &'static str,
+        error: String,
+    },
     /// A WireGuard interface appeared.
     InterfaceAdded { interface: String },
     /// A WireGuard interface is gone.
@@ -86,6 +92,17 @@ impl Event {
             Self::Backend { url, state, error } => {
                 format!(
                     "backend {} {} ({})",
+                    escape(url),
+                    style.warn(state),
+                    escape(error)
+                )
+            }
+            Self::Relay { url, state, error } if error.is_empty() => {
+                format!("relay {} {state}", escape(url))
+            }
+            Self::Relay { url, state, error } => {
+                format!(
+                    "relay {} {} ({})",
                     escape(url),
                     style.warn(state),
                     escape(error)

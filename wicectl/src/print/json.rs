@@ -3,7 +3,7 @@
 //! Fields are only ever added; what would break a reader gets another version.
 
 use serde::Serialize;
-use wice_bus::{Backend, Candidate, Interface, Peer, Snapshot};
+use wice_bus::{Backend, Candidate, Interface, Peer, Relay, Snapshot};
 
 /// The version of every document and line.
 pub(crate) const VERSION: u32 = 1;
@@ -18,11 +18,12 @@ struct Document<'a> {
 #[derive(Serialize)]
 struct AgentFields<'a> {
     version: &'a str,
-    backends: Vec<BackendFields<'a>>,
+    backends: Vec<ServerFields<'a>>,
+    relays: Vec<ServerFields<'a>>,
 }
 
 #[derive(Serialize)]
-struct BackendFields<'a> {
+struct ServerFields<'a> {
     url: &'a str,
     state: &'static str,
     error: Option<&'a str>,
@@ -82,13 +83,22 @@ fn document(snapshot: &Snapshot) -> Document<'_> {
         agent: AgentFields {
             version: &snapshot.version,
             backends: snapshot.backends.iter().map(backend).collect(),
+            relays: snapshot.relays.iter().map(relay).collect(),
         },
         interfaces: snapshot.interfaces.iter().map(interface).collect(),
     }
 }
 
-fn backend(backend: &Backend) -> BackendFields<'_> {
-    BackendFields {
+fn relay(relay: &Relay) -> ServerFields<'_> {
+    ServerFields {
+        url: &relay.url,
+        state: relay.state.word(),
+        error: filled(&relay.error),
+    }
+}
+
+fn backend(backend: &Backend) -> ServerFields<'_> {
+    ServerFields {
         url: &backend.url,
         state: backend.state.word(),
         error: filled(&backend.error),

@@ -1,6 +1,8 @@
 //! The status as a person reads it, in the manner of `wg show`.
 
-use wice_bus::{Backend, BackendState, Candidate, Interface, Peer, Reason, Snapshot, State};
+use wice_bus::{
+    Backend, BackendState, Candidate, Interface, Peer, Reason, Relay, RelayState, Snapshot, State,
+};
 
 use super::style::Style;
 use super::{escape, units, words};
@@ -27,6 +29,23 @@ fn agent(snapshot: &Snapshot, style: Style) -> String {
         let advice = "none is configured, so peers cannot find each other: add one to `backends` under [signaling] \
                       in /etc/wice/wice.toml, then run wicectl reload";
         line(&mut text, style, "backend", &style.warn(advice));
+    }
+    for shown in &snapshot.relays {
+        line(&mut text, style, "relay", &relay(shown, style));
+    }
+    text
+}
+
+fn relay(relay: &Relay, style: Style) -> String {
+    let mut text = format!("{} ", escape(&relay.url));
+    let state = relay.state.word();
+    if matches!(relay.state, RelayState::Up | RelayState::Standby) {
+        text.push_str(state);
+    } else {
+        text.push_str(&style.warn(state));
+    }
+    if !relay.error.is_empty() {
+        text.push_str(&format!(" ({})", escape(&relay.error)));
     }
     text
 }
@@ -223,6 +242,18 @@ mod tests {
                 state: BackendState::Down,
                 error: "connection refused".to_owned(),
             }],
+            relays: vec![
+                Relay {
+                    url: "turn:signal.example.net:3478?transport=udp".to_owned(),
+                    state: RelayState::Up,
+                    error: String::new(),
+                },
+                Relay {
+                    url: "turns:other.example:5349".to_owned(),
+                    state: RelayState::Down,
+                    error: "it refuses the credentials (401)".to_owned(),
+                },
+            ],
             interfaces: vec![Interface {
                 name: "wg0".to_owned(),
                 public_key: "b3Vycw".to_owned(),
@@ -239,6 +270,8 @@ mod tests {
         let expected = "\
 agent: 0.1.0
   backend: wss://signal.example.net down (connection refused)
+  relay: turn:signal.example.net:3478?transport=udp up
+  relay: turns:other.example:5349 down (it refuses the credentials (401))
 
 interface: wg0
   public key: b3Vycw
@@ -271,7 +304,7 @@ peer: c2VydmVy
 
     #[test]
     fn the_json_is_that_of_version_1() {
-        let expected = r#"{"version":1,"agent":{"version":"0.1.0","backends":[{"url":"wss://signal.example.net","state":"down","error":"connection refused"}]},"interfaces":[{"name":"wg0","public_key":"b3Vycw","listen_port":51820,"managed":true,"peers":[{"public_key":"bGFwdG9w","name":"laptop\u0007","state":"connected","reason":"pair-nominated","path":"direct","endpoint":"203.0.113.7:40213","local_candidate":{"type":"host","address":"192.168.1.2","port":51820,"network":"udp4"},"remote_candidate":{"type":"srflx","address":"203.0.113.7","port":40213,"network":"udp4"},"rtt_us":1234,"latest_handshake":988,"allowed_ips":["10.0.0.2/32"],"rx_bytes":92,"tx_bytes":1536,"since":880,"restarts":1},{"public_key":"c2VydmVy","name":"","state":"waiting","reason":"no-offer","path":"none","endpoint":null,"local_candidate":null,"remote_candidate":null,"rtt_us":null,"latest_handshake":0,"allowed_ips":[],"rx_bytes":0,"tx_bytes":0,"since":997,"restarts":0}]}]}"#;
+        let expected = r#"{"version":1,"agent":{"version":"0.1.0","backends":[{"url":"wss://signal.example.net","state":"down","error":"connection refused"}],"relays":[{"url":"turn:signal.example.net:3478?transport=udp","state":"up","error":null},{"url":"turns:other.example:5349","state":"down","error":"it refuses the credentials (401)"}]},"interfaces":[{"name":"wg0","public_key":"b3Vycw","listen_port":51820,"managed":true,"peers":[{"public_key":"bGFwdG9w","name":"laptop\u0007","state":"connected","reason":"pair-nominated","path":"direct","endpoint":"203.0.113.7:40213","local_candidate":{"type":"host","address":"192.168.1.2","port":51820,"network":"udp4"},"remote_candidate":{"type":"srflx","address":"203.0.113.7","port":40213,"network":"udp4"},"rtt_us":1234,"latest_handshake":988,"allowed_ips":["10.0.0.2/32"],"rx_bytes":92,"tx_bytes":1536,"since":880,"restarts":1},{"public_key":"c2VydmVy","name":"","state":"waiting","reason":"no-offer","path":"none","endpoint":null,"local_candidate":null,"remote_candidate":null,"rtt_us":null,"latest_handshake":0,"allowed_ips":[],"rx_bytes":0,"tx_bytes":0,"since":997,"restarts":0}]}]}"#;
         assert_eq!(json::status(&snapshot()), expected);
     }
 }

@@ -206,7 +206,8 @@ impl Ice {
         if let Some(remote) = self.remotes.get_mut(&address) {
             self.added = self.added.wrapping_add(1);
             remote.added = self.added;
-            self.agent.add_remote_candidate(remote.to_library());
+            self.agent
+                .add_remote_candidate(remote.to_library(self.role));
         } else if let Some(gone) = gone.first() {
             self.agent.add_remote_candidate(peer_reflexive(gone));
         }

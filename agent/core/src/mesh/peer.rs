@@ -309,8 +309,11 @@ impl Peer {
         self.end_hold(cx);
         self.close_route(cx);
         self.confirm(cx);
-        let reach = self.negotiation.as_ref().map(|it| it.addresses());
-        self.moves(reach.unwrap_or_default());
+        // Nobody asks where there is no relay; when one comes, the candidates change.
+        if self.negotiation.is_none() || cx.locals.iter().any(|it| it.kind == Kind::Relay) {
+            let reach = self.negotiation.as_ref().map(|it| it.addresses());
+            self.moves(reach.unwrap_or_default());
+        }
         if let (Some(negotiation), Some(key)) = (&mut self.negotiation, cx.key) {
             while let Some(offer) = negotiation.session.poll_offer(cx.now.instant, cx.random) {
                 let mut z = [0; 64];

@@ -37,8 +37,9 @@ impl Permissions {
         self.peers.get(&peer).is_some_and(|known| known.granted)
     }
 
-    pub(super) fn may_be_granted(&self, peer: IpAddr) -> bool {
-        self.peers.get(&peer).is_some_and(|known| !known.refused)
+    /// Says whether the server was asked and has not answered yet.
+    pub(super) fn is_asked(&self, peer: IpAddr) -> bool {
+        self.peers.get(&peer).is_some_and(|known| known.asked)
     }
 
     /// When the next one is to be renewed.
@@ -47,8 +48,8 @@ impl Permissions {
         waiting.filter_map(|known| known.renew).min()
     }
 
-    /// What to ask for now, by request; only addresses of families that the allocation has.
-    pub(super) fn ask(&mut self, ipv4: &[bool], now: Instant) -> Vec<Vec<IpAddr>> {
+    /// What to ask for now, by request; only addresses that these relay to.
+    pub(super) fn ask(&mut self, relayed: &[SocketAddr], now: Instant) -> Vec<Vec<IpAddr>> {
         let any_due = self.due().is_some_and(|due| due <= now);
         let mut wanted = Vec::new();
         for (peer, known) in &mut self.peers {
@@ -56,7 +57,7 @@ impl Permissions {
                 Some(renew) => any_due && renew <= now + TOGETHER,
                 None => !known.refused,
             };
-            if due && !known.asked && ipv4.contains(&peer.is_ipv4()) {
+            if due && !known.asked && relays(relayed, *peer) {
                 known.asked = true;
                 wanted.push(*peer);
             }
@@ -169,14 +170,14 @@ impl Channels {
         waiting.map(|known| known.renew).min()
     }
 
-    /// What to bind now; only to peers of families that the allocation has.
-    pub(super) fn ask(&mut self, ipv4: &[bool], now: Instant) -> Vec<(SocketAddr, u16)> {
+    /// What to bind now; only to peers that these relay to.
+    pub(super) fn ask(&mut self, relayed: &[SocketAddr], now: Instant) -> Vec<(SocketAddr, u16)> {
         let mut wanted = Vec::new();
         for (peer, known) in &mut self.peers {
             if !known.wanted || known.asked || known.renew > now {
                 continue;
             }
-            if ipv4.contains(&peer.is_ipv4()) {
+            if relays(relayed, peer.ip()) {
                 known.asked = true;
                 wanted.push((*peer, known.number));
             } else {
@@ -217,5 +218,26 @@ impl Channels {
             }
             keep
         });
+    }
+}
+
+/// Says whether one of these addresses relays to a peer: it is of the same family, and not a public one of a private peer.
+fn relays(relayed: &[SocketAddr], peer: IpAddr) -> bool {
+    let mut same = relayed
+        .iter()
+        .filter(|relayed| relayed.is_ipv4() == peer.is_ipv4());
+    same.any(|relayed| is_public(peer) || !is_public(relayed.ip()))
+}
+
+/// Says whether an address has a meaning everywhere (RFC 6890).
+fn is_public(address: IpAddr) -> bool {
+    match address {
+        IpAddr::V4(address) => {
+            let shared = address.octets()[0] == 100 && address.octets()[1] & 0xc0 == 64;
+            !(address.is_private() || address.is_loopback() || address.is_link_local() || shared)
+        }
+        IpAddr::V6(address) => {
+            !(address.is_unique_local() || address.is_loopback() || address.is_unicast_link_local())
+        }
     }
 }

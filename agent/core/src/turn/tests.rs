@@ -299,6 +299,22 @@ fn a_lost_answer_costs_a_repetition_and_nothing_more() {
 }
 
 #[test]
+fn a_public_relay_is_not_asked_for_private_addresses() {
+    let mut world = World::allocated();
+    world.requests = 0;
+    let peers =
+        ["10.1.2.3", "100.64.0.9", "127.0.0.1", "fd00::1"].map(|text| text.parse().unwrap());
+    world.permit(peers);
+    for peer in peers {
+        world.client.bind(SocketAddr::new(peer, 9), world.now);
+        world.client.send(SocketAddr::new(peer, 9), b"x");
+    }
+    world.settle();
+    assert_eq!((world.requests, world.sent.len()), (0, 0));
+    assert!(world.client.held.is_empty());
+}
+
+#[test]
 fn five_hundred_peers_cost_sixteen_permission_requests() {
     let mut world = World::allocated();
     world.requests = 0;

@@ -1,16 +1,18 @@
 //! The relays of one WireGuard interface: one allocation in use, servers that stand by, and the peers' routes.
 
+mod orders;
+
 use std::cell::Cell;
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
 use std::rc::Rc;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use tokio::sync::mpsc;
 use tokio::task::{AbortHandle, JoinSet, spawn_local};
 use tracing::{debug, info, warn};
 use wice_core::key::PublicKey;
-use wice_core::relay::{RelayOrder, Relayed, Route as Way};
+use wice_core::relay::Relayed;
 use wice_core::server::IceServer;
 use wice_core::turn::Event;
 
@@ -34,8 +36,9 @@ pub(super) struct Interface {
     active: Option<Active>,
     /// Replaced allocations that may still carry something, and since when.
     retiring: Vec<(Active, Instant)>,
-    /// Whether another allocation is sought although there is one.
+    /// Whether another allocation is sought although there is one, or when it will be.
     renewing: bool,
+    renew: Option<Instant>,
     attempts: JoinSet<Attempt>,
     happenings: mpsc::UnboundedReceiver<Happening>,
     happened: mpsc::UnboundedSender<Happening>,
@@ -50,6 +53,7 @@ struct Active {
     link: Rc<Link>,
     server: IceServer,
     task: AbortHandle,
+    since: Instant,
 }
 
 /// An attempt that has ended: with an allocation, with nothing because it was superseded, or with a problem.
@@ -70,8 +74,12 @@ struct Happening {
 const REPLACED: Duration = Duration::from_secs(10);
 /// And so long at most.
 const RETIRED: Duration = Duration::from_secs(60);
+/// An allocation that lasted so long was a good one.
+const LASTING: Duration = Duration::from_secs(10);
 /// How often to look whether one is still used.
 const LOOK: Duration = Duration::from_secs(5);
+/// Credentials that end by themselves are replaced so long before, where there are newer ones.
+const RENEW: Duration = Duration::from_secs(120);
 
 impl Interface {
     pub(super) fn new(
@@ -89,6 +97,7 @@ impl Interface {
             active: None,
             retiring: Vec::new(),
             renewing: false,
+            renew: None,
             attempts: JoinSet::new(),
             happenings,
             happened,
@@ -142,80 +151,6 @@ impl Interface {
         }
     }
 
-    fn relay(&mut self, order: RelayOrder) {
-        match order {
-            RelayOrder::Allocate { fwmark, .. } => {
-                // It is answered each time.
-                self.told = None;
-                self.ground.fwmark = fwmark;
-                for link in self.links() {
-                    link.set_mark(fwmark);
-                }
-            }
-            RelayOrder::Permit { peers, .. } => {
-                self.permitted = peers;
-                for link in self.links() {
-                    link.with_client(|client, now| client.permit(&self.permitted, now));
-                }
-            }
-            RelayOrder::Transmit {
-                relayed,
-                destination,
-                payload,
-                ..
-            } => match self.link(relayed) {
-                Some(link) => link.indicate(destination, &payload),
-                None => debug!(%relayed, "a check is for an allocation that is gone"),
-            },
-            RelayOrder::Open {
-                peer, route, port, ..
-            } => {
-                let endpoint = self.open(peer, route, port);
-                self.say(News::Route {
-                    interface: self.ground.interface,
-                    peer,
-                    endpoint,
-                });
-            }
-            RelayOrder::HandOver {
-                peer,
-                endpoint,
-                base,
-                ..
-            } => {
-                let handed = self
-                    .routes
-                    .get(&peer)
-                    .map(|route| route.hand_over(endpoint, base));
-                if let Some(Err(error)) = handed {
-                    warn!(%peer, "packets that still come by the relay will be lost: no raw socket: {error}");
-                }
-            }
-            RelayOrder::Close { peer, .. } => {
-                self.routes.remove(&peer);
-            }
-        }
-    }
-
-    /// Opens a way, or moves one that is open.
-    fn open(&mut self, peer: PublicKey, way: Way, port: u16) -> Option<SocketAddr> {
-        let link = Rc::clone(self.link(way.relayed)?);
-        if !self.routes.contains_key(&peer) {
-            match Route::open(port, way.remote, Rc::clone(&self.ground.room)) {
-                Ok(route) => {
-                    self.routes.insert(peer, route);
-                }
-                Err(error) => {
-                    warn!(%peer, "cannot open a loopback address for a relayed peer: {error}; is the loopback up?");
-                    return None;
-                }
-            }
-        }
-        let route = self.routes.get(&peer)?;
-        route.lead(&link, way, port);
-        Some(route.address())
-    }
-
     /// Takes over another list of servers. What is in use stays until another one takes its place.
     fn follow(&mut self, servers: Vec<IceServer>) {
         let mut known = std::mem::take(&mut self.servers);
@@ -227,15 +162,20 @@ impl Interface {
             let server = before.map_or_else(|| Server::new(server), |at| known.swap_remove(at));
             self.servers.push(server);
         }
-        let in_use = self.active.as_ref().map(|active| &active.server);
-        let kept = in_use.is_none_or(|in_use| self.servers.iter().any(|it| it.server == *in_use));
-        if !kept {
-            if self.servers.is_empty() {
-                self.retire();
-            } else {
-                info!("the relay in use is replaced: its server or its credentials changed");
-                self.renewing = true;
+        self.renew = None;
+        let Some(in_use) = self.active.as_ref().map(|active| &active.server) else {
+            return;
+        };
+        if self.servers.is_empty() {
+            self.retire();
+        } else if !self.servers.iter().any(|it| it.server == *in_use) {
+            let same = |it: &&mut Server| it.server.url == in_use.url;
+            let mut delay = Duration::ZERO;
+            if let Some(same) = self.servers.iter_mut().find(same) {
+                same.state = RelayState::Connected;
+                delay = left(&in_use.username).saturating_sub(RENEW);
             }
+            self.renew = Some(Instant::now() + delay);
         }
     }
 
@@ -274,6 +214,11 @@ impl Interface {
         self.retiring = keep;
         for (active, _) in end {
             active.end();
+        }
+        if self.renew.is_some_and(|renew| renew <= now) {
+            info!("the relay in use is replaced: its server or its credentials changed");
+            self.renew = None;
+            self.renewing = true;
         }
         if self.active.is_some() && !self.renewing {
             return;
@@ -320,10 +265,16 @@ impl Interface {
         }
         link.with_client(|client, now| client.permit(&self.permitted, now));
         let task = spawn_local(turn(Rc::clone(&link), self.happened.clone())).abort_handle();
-        let before = self.active.replace(Active { link, server, task });
+        let before = self.active.replace(Active {
+            link,
+            server,
+            task,
+            since: Instant::now(),
+        });
         self.retiring
             .extend(before.map(|active| (active, Instant::now())));
         self.renewing = false;
+        self.renew = None;
         // Whoever has not begun need not; whoever has gives back what it gets.
         self.ground.superseded.set(true);
         self.ground.superseded = Rc::new(Cell::new(false));
@@ -376,10 +327,15 @@ impl Interface {
             lost.server.url
         );
         let now = Instant::now();
+        // One that ends as soon as it begins would end again at once.
+        let lasted = now.saturating_duration_since(lost.since) >= LASTING;
         for server in &mut self.servers {
-            server.hurry(now);
-            if server.server == lost.server {
-                server.lost(problem);
+            let other = server.server.url != lost.server.url;
+            if !other {
+                server.failed(problem, now);
+            }
+            if other || lasted {
+                server.hurry(now);
             }
         }
     }
@@ -426,7 +382,7 @@ impl Interface {
             .then(|| self.servers.iter().filter_map(Server::due).min())
             .flatten();
         let retire = (!self.retiring.is_empty()).then(|| Instant::now() + LOOK);
-        retry.into_iter().chain(retire).min()
+        retry.into_iter().chain(retire).chain(self.renew).min()
     }
 
     fn links(&self) -> impl Iterator<Item = &Rc<Link>> {
@@ -459,6 +415,15 @@ async fn turn(link: Rc<Link>, happened: mpsc::UnboundedSender<Happening>) {
             return;
         }
     }
+}
+
+/// How long credentials are valid yet whose user name begins with their end, as a Unix time ("TURN REST"); nothing when it says
+/// nothing.
+fn left(username: &str) -> Duration {
+    let end = username.split(':').next().and_then(|end| end.parse().ok());
+    let now = SystemTime::now().duration_since(UNIX_EPOCH);
+    let end = Duration::from_secs(end.unwrap_or_default());
+    end.saturating_sub(now.unwrap_or_default())
 }
 
 async fn sleep_until(at: Option<Instant>) {

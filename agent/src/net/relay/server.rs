@@ -98,7 +98,6 @@ impl Server {
         }
         self.state = state;
         self.ended();
-        self.backoff.reset();
         self.failing = false;
         self.retry = None;
     }
@@ -122,7 +121,7 @@ impl Server {
     }
 
     /// Notes what went wrong, and says it when it is something new.
-    pub(super) fn lost(&mut self, problem: &Problem) {
+    fn lost(&mut self, problem: &Problem) {
         self.state = RelayState::Failed;
         let text = problem.to_string();
         let url = &self.server.url;

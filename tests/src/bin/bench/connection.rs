@@ -2,21 +2,16 @@
 //! topology: two hosts behind two port-restricted NATs.
 
 use std::collections::BTreeMap;
-use std::net::Ipv4Addr;
 use std::sync::mpsc;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use anyhow::{Result, ensure};
+use anyhow::{Context as _, Result, ensure};
 use wice_tests::agent::{Agent, Settings};
-use wice_tests::bus;
-use wice_tests::nat::Nat;
 use wice_tests::ping::Pinger;
-use wice_tests::process::Process;
-use wice_tests::server::Server;
-use wice_tests::topology::{Family, Host, Lab, Router};
+use wice_tests::scene::Scene;
 use wice_tests::wait::patience;
-use wice_tests::wireguard::{Engine, Tunnel};
+use wice_tests::wireguard::Engine;
 
 use crate::figures::Figures;
 use crate::moments::{Log, present};
@@ -128,103 +123,78 @@ pub(crate) fn measure(engine: Engine, runs: u32) -> Result<()> {
 
 /// Starts one agent after the other in a new lab; returns the second one's start and what followed.
 fn connect(engine: Engine) -> Result<(Duration, Moments)> {
-    let stage = Stage::build(engine)?;
-    let settings = Settings::websocket(&stage.server);
+    let scene = Scene::at_home(engine)?;
+    let settings = Settings::websocket(&scene.server);
+    timed(&scene, &[settings.clone(), settings])
+}
+
+/// Starts A's agent, and B's when A's is ready; returns B's start and what followed.
+fn timed(scene: &Scene, settings: &[Settings; 2]) -> Result<(Duration, Moments)> {
     let arguments = ["--log-level", "debug"];
-    let first = Agent::start_with(&stage.a, &settings, &arguments)?;
+    let first = Agent::start_with(&scene.a.host, &settings[0], &arguments)?;
     first.backends_up(DEADLINE)?;
-    let second = Agent::start_with(&stage.b, &settings, &arguments)?;
+    let second = Agent::start_with(&scene.b.host, &settings[1], &arguments)?;
     // The clock of the log, at the moment that the clock of this process has for the start.
     let start = present() - second.process.started().elapsed();
-    let moments = stage.follow(second.process.started())?;
+    let moments = follow(scene, second.process.started())?;
     Ok((start, moments))
 }
 
-/// Everything that stands before an agent starts.
-struct Stage {
-    a: Host,
-    b: Host,
-    near: Tunnel,
-    far: Tunnel,
-    server: Server,
-    _buses: [Process; 2],
-    _routers: [Router; 2],
-    _lab: Lab,
+/// Returns the time from B's start to the first reply, where A's agent was ready before.
+pub(crate) fn first_reply(scene: &Scene, settings: &[Settings; 2]) -> Result<Duration> {
+    let (start, moments) = timed(scene, settings)?;
+    let reply = moments.get(&Step::Reply).context("no reply")?;
+    Ok(reply.saturating_sub(start))
 }
 
-impl Stage {
-    fn build(engine: Engine) -> Result<Self> {
-        let mut lab = Lab::new(Family::V4)?;
-        let mut left = lab.router(Nat::PortRestricted)?;
-        let mut right = lab.router(Nat::PortRestricted)?;
-        let (a, b) = (lab.host("a", &mut left)?, lab.host("b", &mut right)?);
-        let buses = [bus::start(&a.machine)?, bus::start(&b.machine)?];
-        let near = Tunnel::up(engine, &a, "wg0", Ipv4Addr::new(10, 99, 0, 1))?;
-        let far = Tunnel::up(engine, &b, "wg0", Ipv4Addr::new(10, 99, 0, 2))?;
-        near.add_peer(&far)?;
-        far.add_peer(&near)?;
-        let server = Server::start(&lab)?;
-        Ok(Self {
-            a,
-            b,
-            near,
-            far,
-            server,
-            _buses: buses,
-            _routers: [left, right],
-            _lab: lab,
-        })
-    }
-
-    /// Reads both logs until the first reply, and pings from either side as soon as its endpoint is set: a ping before that
-    /// would make WireGuard wait for its retry interval of 5 s.
-    fn follow(&self, started: Instant) -> Result<Moments> {
-        let (mut near, mut far) = (Log::open(&self.a)?, Log::open(&self.b)?);
-        let (replies, replied) = mpsc::channel();
-        let mut moments = Moments::new();
-        let mut pinged = [false; 2];
-        // The reply, and whatever came before it on both sides.
-        let wanted = [Step::Connected, Step::FarConnected, Step::Reply];
-        while !wanted.iter().all(|step| moments.contains_key(step)) {
-            ensure!(
-                started.elapsed() < DEADLINE * patience(),
-                "not connected after {DEADLINE:?}; reached: {:?}",
-                moments.keys()
-            );
-            for (step, words) in MARKS {
-                if moments.contains_key(&step) {
-                    continue;
-                }
-                let log = match step {
-                    Step::FarConnected | Step::FarEndpoint => &mut near,
-                    _ => &mut far,
-                };
-                if let Some(at) = log.first(words)? {
-                    moments.insert(step, at);
-                }
+/// Reads both logs until the first reply, and pings from either side as soon as its endpoint is set: a ping before that
+/// would make WireGuard wait for its retry interval of 5 s.
+fn follow(scene: &Scene, started: Instant) -> Result<Moments> {
+    let (mut near, mut far) = (Log::open(&scene.a.host)?, Log::open(&scene.b.host)?);
+    let (replies, replied) = mpsc::channel();
+    let mut moments = Moments::new();
+    let mut pinged = [false; 2];
+    // The reply, and whatever came before it on both sides.
+    let wanted = [Step::Connected, Step::FarConnected, Step::Reply];
+    while !wanted.iter().all(|step| moments.contains_key(step)) {
+        ensure!(
+            started.elapsed() < DEADLINE * patience(),
+            "not connected after {DEADLINE:?}; reached: {:?}",
+            moments.keys()
+        );
+        for (step, words) in MARKS {
+            if moments.contains_key(&step) {
+                continue;
             }
-            let sides = [
-                (Step::FarEndpoint, &self.a, self.far.address),
-                (Step::Endpoint, &self.b, self.near.address),
-            ];
-            for (pinged, (step, host, to)) in pinged.iter_mut().zip(sides) {
-                if moments.contains_key(&step) && !std::mem::replace(pinged, true) {
-                    let mut pinger = Pinger::new(host, to)?;
-                    let replies = replies.clone();
-                    thread::spawn(move || {
-                        if pinger.first_reply(PROBE, DEADLINE).is_ok() {
-                            // Only the first reply is waited for.
-                            let _ = replies.send(present());
-                        }
-                    });
-                }
+            let log = match step {
+                Step::FarConnected | Step::FarEndpoint => &mut near,
+                _ => &mut far,
+            };
+            if let Some(at) = log.first(words)? {
+                moments.insert(step, at);
             }
-            if let Ok(at) = replied.try_recv() {
-                moments.entry(Step::Reply).or_insert(at);
-            }
-            // A look at the log that costs little, often enough for the ping that follows the endpoint.
-            thread::sleep(Duration::from_micros(500));
         }
-        Ok(moments)
+        let sides = [
+            (Step::FarEndpoint, &scene.a.host, scene.b.tunnel.address),
+            (Step::Endpoint, &scene.b.host, scene.a.tunnel.address),
+        ];
+        for (pinged, (step, host, to)) in pinged.iter_mut().zip(sides) {
+            if moments.contains_key(&step) && !std::mem::replace(pinged, true) {
+                let mut pinger = Pinger::new(host, to)?;
+                let replies = replies.clone();
+                thread::spawn(move || {
+                    if pinger.first_reply(PROBE, DEADLINE).is_ok() {
+                        // Only the first reply is waited for.
+                        let _ = replies.send(present());
+                    }
+                });
+            }
+        }
+        if let Ok(at) = replied.try_recv() {
+            moments.entry(Step::Reply).or_insert(at);
+        }
+        // A look at the log that costs little, often enough for the ping that follows the endpoint.
+        thread::sleep(Duration::from_micros(500));
     }
+    Ok(moments)
 }

@@ -255,14 +255,14 @@ impl Counted {
     }
 }
 
-fn fresh_key() -> Result<PrivateKey> {
+pub(crate) fn fresh_key() -> Result<PrivateKey> {
     let mut bytes = [0; 32];
     getrandom::fill(&mut bytes)?;
     PrivateKey::from_bytes(bytes).context("a random key is not zero")
 }
 
 /// The peers in the form of `wg addconf`, each with an address of its own.
-fn configuration(keys: &[PrivateKey]) -> String {
+pub(crate) fn configuration(keys: &[PrivateKey]) -> String {
     let mut text = String::new();
     for (number, key) in (0_u16..).zip(keys) {
         let [high, low] = number.to_be_bytes();
@@ -277,14 +277,14 @@ fn configuration(keys: &[PrivateKey]) -> String {
     text
 }
 
-fn row(what: &str, value: String, aim: &str) {
+pub(crate) fn row(what: &str, value: String, aim: &str) {
     println!("  {what:<42}{value:>16}  {aim}");
 }
 
-fn seconds(time: Option<Duration>) -> String {
+pub(crate) fn seconds(time: Option<Duration>) -> String {
     time.map_or_else(String::new, |time| format!("{:.2} s", time.as_secs_f64()))
 }
 
-fn megabytes(bytes: u64) -> String {
+pub(crate) fn megabytes(bytes: u64) -> String {
     format!("{:.1} MB", bytes as f64 / 1e6)
 }

@@ -4,9 +4,13 @@
 mod connection;
 mod crowd;
 mod figures;
+mod forwarder;
 mod moments;
 mod offer;
+mod relay;
+mod relayed_crowd;
 mod swarm;
+mod throughput;
 mod usage;
 
 use std::process::{self, ExitCode};
@@ -27,9 +31,15 @@ struct Arguments {
     /// How many connections are timed.
     #[arg(long, default_value_t = 9, value_parser = clap::value_parser!(u32).range(1..=50))]
     runs: u32,
+    /// How many connections by each kind of relay are timed.
+    #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..=50))]
+    relay_runs: u32,
     /// How many peers the crowded interface has.
     #[arg(long, default_value_t = 1000, value_parser = clap::value_parser!(u16).range(2..=2000))]
     peers: u16,
+    /// How many peers are reached by one allocation.
+    #[arg(long, default_value_t = 500, value_parser = clap::value_parser!(u16).range(2..=2000))]
+    relayed_peers: u16,
     /// Gives the crowded host no D-Bus.
     #[arg(long)]
     no_bus: bool,
@@ -42,14 +52,20 @@ struct Arguments {
 enum Part {
     /// The time from an agent's start to the first reply through the tunnel.
     Connection,
+    /// The same through a relay, for each kind of relay.
+    Relay,
+    /// How fast a tunnel is by a relay, and what that costs.
+    Throughput,
     /// Many peers on one interface, half of them answering.
     Crowd,
+    /// Many peers that are all reached by one allocation.
+    RelayedCrowd,
     /// The cost of signing, sealing, opening and verifying.
     Offer,
 }
 
 /// Whatever happens, the benchmarks end: children die with this process, and namespaces with the last of them.
-const LONGEST: Duration = Duration::from_secs(300);
+const LONGEST: Duration = Duration::from_secs(600);
 
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
@@ -80,12 +96,21 @@ fn bench(arguments: &Arguments) -> Result<()> {
     if wanted(Part::Connection) {
         outcome = connection::measure(engine, arguments.runs);
     }
+    if wanted(Part::Relay) {
+        outcome = outcome.and(relay::measure(engine, arguments.relay_runs));
+    }
+    if wanted(Part::Throughput) {
+        outcome = outcome.and(throughput::measure(engine));
+    }
     if wanted(Part::Offer) {
         offer::measure();
     }
     if wanted(Part::Crowd) {
         // A connection that failed is told at the end, and keeps nothing from being measured.
         outcome = outcome.and(crowd::measure(engine, arguments.peers, !arguments.no_bus));
+    }
+    if wanted(Part::RelayedCrowd) {
+        outcome = outcome.and(relayed_crowd::measure(engine, arguments.relayed_peers));
     }
     outcome
 }

@@ -1,7 +1,7 @@
 //! Hundreds of agents in one thread: the project's own core with one interface for each, over real sockets and the real
 //! server. It has no WireGuard behind it, so it answers checks and no handshakes.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -52,6 +52,8 @@ pub(crate) struct Counters {
     pub(crate) received: AtomicU64,
     /// Checks and answers that left.
     pub(crate) sent: AtomicU64,
+    /// Members that a packet of WireGuard's has reached.
+    pub(crate) reached: AtomicU64,
 }
 
 /// A swarm at work, until dropped.
@@ -128,6 +130,7 @@ struct Members {
     mesh: Mesh,
     devices: BTreeMap<String, Device>,
     address: IpAddr,
+    reached: BTreeSet<u16>,
     counters: Arc<Counters>,
 }
 
@@ -156,6 +159,7 @@ impl Members {
             mesh: Mesh::new(Settings::default(), seed),
             devices,
             address,
+            reached: BTreeSet::new(),
             counters,
         })
     }
@@ -207,10 +211,12 @@ impl Members {
     }
 
     fn packet(&mut self, packet: Packet) {
-        // The rest is WireGuard's.
         if packet.payload.get(4..8) == Some(COOKIE.as_slice()) {
             self.counters.received.fetch_add(1, Ordering::Relaxed);
             self.mesh.handle(Input::Packet(packet), now());
+        } else if self.reached.insert(packet.destination.port()) {
+            // The rest is WireGuard's: a handshake, which nobody here answers.
+            self.counters.reached.fetch_add(1, Ordering::Relaxed);
         }
     }
 

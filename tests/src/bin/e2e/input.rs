@@ -8,11 +8,11 @@ use anyhow::{Result, ensure};
 use wice_tests::agent::Agent;
 use wice_tests::nat::Nat;
 use wice_tests::ping::Pinger;
+use wice_tests::scene::{PATIENCE, Scene};
 use wice_tests::stun;
 use wice_tests::topology::Family;
 use wice_tests::wireguard::Engine;
 
-use crate::scene::{PATIENCE, Scene};
 use crate::{Case, case};
 
 pub(crate) fn cases() -> Vec<Case> {

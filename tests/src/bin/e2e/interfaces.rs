@@ -5,10 +5,10 @@ use std::time::Duration;
 
 use anyhow::{Result, ensure};
 use wice_tests::agent::{Agent, Settings};
+use wice_tests::scene::{PATIENCE, Scene};
 use wice_tests::wait::until;
 use wice_tests::wireguard::{Engine, Tunnel};
 
-use crate::scene::{PATIENCE, Scene};
 use crate::{Case, case};
 
 pub(crate) fn cases() -> Vec<Case> {

@@ -9,7 +9,7 @@ use wice_core::key::{PrivateKey, PublicKey};
 use wice_core::mailbox::{Mailbox, Sealed};
 use wice_core::seal::PairSecrets;
 
-use crate::scene::{Scene, Side};
+use wice_tests::scene::{Scene, Side};
 
 /// What a side shares with the other one.
 pub(crate) fn secrets(side: &Side, other: &Side) -> Result<PairSecrets> {

@@ -1,13 +1,16 @@
 //! `wice-e2e`: the end-to-end suites. Each case is a process of its own with a lab of its own and a deadline, so that no
 //! case can spoil or outlast another.
 
+mod handover;
 mod input;
 mod interfaces;
 mod lab;
+mod lab_relay;
 mod life;
 mod mailbox;
 mod path;
-mod scene;
+mod relay;
+mod relay_trouble;
 mod secrets;
 mod trouble;
 
@@ -61,11 +64,15 @@ fn main() -> ExitCode {
     let arguments = Arguments::parse();
     let cases: Vec<Case> = [
         lab::cases(),
+        lab_relay::cases(),
         path::cases(),
         life::cases(),
         interfaces::cases(),
         input::cases(),
         trouble::cases(),
+        relay::cases(),
+        handover::cases(),
+        relay_trouble::cases(),
         secrets::cases(),
     ]
     .into_iter()
@@ -93,7 +100,7 @@ fn run(arguments: &Arguments, cases: &[Case]) -> Result<()> {
             .iter()
             .find(|case| case.name == name)
             .context("no such case")?;
-        return (case.run)(Engine::detect()?).inspect_err(|_| print!("{}", process::tails(30)));
+        return (case.run)(Engine::detect()?).inspect_err(|_| print!("{}", process::tails(60)));
     }
     let words = &arguments.words;
     let chosen = |case: &&Case| {

@@ -3,11 +3,11 @@
 use anyhow::{Context as _, Result, ensure};
 use wice_tests::agent::{Agent, Settings};
 use wice_tests::nat::Nat;
+use wice_tests::scene::{PATIENCE, Scene};
 use wice_tests::topology::Family;
 use wice_tests::wait::until;
 use wice_tests::wireguard::Engine;
 
-use crate::scene::{PATIENCE, Scene};
 use crate::{Case, case};
 
 pub(crate) fn cases() -> Vec<Case> {

@@ -8,19 +8,28 @@ use serde_json::Value;
 use wice_core::key::PublicKey;
 use wice_tests::agent::{Agent, Settings, Status, wicectl};
 use wice_tests::bus;
+use wice_tests::coturn::{Relay, Transport};
 use wice_tests::process::Process;
+use wice_tests::relayed::{RelayScene, SYMMETRIC, Whose};
+use wice_tests::scene::{PATIENCE, Scene, Side};
 use wice_tests::server::program;
+use wice_tests::topology::Host;
 use wice_tests::wait::until;
 use wice_tests::wireguard::Engine;
 
-use crate::scene::{PATIENCE, Scene};
 use crate::{Case, case, mailbox};
 
 pub(crate) fn cases() -> Vec<Case> {
-    vec![case(
-        "secrets-are-in-no-log-argument-or-property-of-an-agent-that-traces",
-        traced_connection,
-    )]
+    vec![
+        case(
+            "secrets-are-in-no-log-argument-or-property-of-an-agent-that-traces",
+            traced_connection,
+        ),
+        case(
+            "secrets-of-turn-servers-are-told-by-no-agent-that-traces",
+            traced_relay,
+        ),
+    ]
 }
 
 const TOKEN: &str = "aVerySecretTokenOfTheLab";
@@ -54,18 +63,9 @@ fn traced_connection(engine: Engine) -> Result<()> {
             scene.server.stun()
         ),
     )?;
-    let mut command = machine.command(program("wice-agent")?);
-    command
-        .args(["--log-level", "trace", "--config", "/run/lab/wice.toml"])
-        .env("DBUS_SYSTEM_BUS_ADDRESS", bus::ADDRESS)
-        .env("RUST_LOG", "trace");
-    let mut agent = Process::start(machine, "tracing-agent", &mut command)?;
+    let agent = trace(&scene.a.host)?;
     let _b = Agent::start(&scene.b.host, &Settings::websocket(&scene.server))?;
-    until("A to be connected", PATIENCE, || {
-        let status: Status = serde_json::from_str(&wicectl(&scene.a.host, "status --json")?)?;
-        let mut peers = status.interfaces.iter().flat_map(|one| &one.peers);
-        Ok(peers.any(|peer| peer.state == "connected").then_some(()))
-    })?;
+    connected(&scene)?;
     scene.a.reaches(&scene.b)?;
 
     let mut secrets = secrets(&scene, &preshared)?;
@@ -76,13 +76,73 @@ fn traced_connection(engine: Engine) -> Result<()> {
     })?;
     secrets.extend(passwords(&scene)?);
 
+    nothing_is_told(&scene.a.host, &scene.b, agent, &secrets)
+}
+
+/// By coturn with a password, and by our own server with the credentials that it hands out.
+fn traced_relay(engine: Engine) -> Result<()> {
+    for whose in [Whose::Coturn, Whose::Own] {
+        let relayed = RelayScene::new(engine, whose, Transport::Udp, SYMMETRIC)?;
+        let scene = &relayed.scene;
+        relayed.settings[0].write(&scene.a.host.machine)?;
+        let agent = trace(&scene.a.host)?;
+        let _b = Agent::start(&scene.b.host, &relayed.settings[1])?;
+        connected(scene)?;
+        scene.a.reaches(&scene.b)?;
+        let mut secrets = passwords(scene)?;
+        for relay in &relayed.settings[0].relays {
+            secrets.extend(turn_secrets(scene, relay)?);
+        }
+        nothing_is_told(&scene.a.host, &scene.b, agent, &secrets)?;
+        for (machine, log) in [
+            (&scene.a.host.machine, "tracing-agent"),
+            (scene.lab.wan(), "wice-signal"),
+        ] {
+            let text = machine.read(&format!("/run/lab/{log}.log"))?;
+            let line = text.lines().find(|line| tells_temporary(line));
+            ensure!(line.is_none(), "{log} tells a TURN password: {line:?}");
+        }
+    }
+    Ok(())
+}
+
+/// Tells whether a line has a word of the shape of a temporary TURN password, which is a SHA-1 in base64. A WebSocket's
+/// handshake has one, which is no secret.
+fn tells_temporary(line: &str) -> bool {
+    let of_base64 = |letter: char| letter.is_ascii_alphanumeric() || "+/=".contains(letter);
+    let mut words = line.split(|letter| !of_base64(letter));
+    words.any(|word| word.len() == 28 && word.trim_end_matches('=').len() == 27)
+        && !line.to_ascii_lowercase().contains("websocket-accept")
+}
+
+/// Starts the agent of a host, with the configuration that is there, and has it log everything that it can.
+fn trace(host: &Host) -> Result<Process> {
+    let mut command = host.machine.command(program("wice-agent")?);
+    command
+        .args(["--log-level", "trace", "--config", "/run/lab/wice.toml"])
+        .env("DBUS_SYSTEM_BUS_ADDRESS", bus::ADDRESS)
+        .env("RUST_LOG", "trace");
+    Process::start(&host.machine, "tracing-agent", &mut command)
+}
+
+fn connected(scene: &Scene) -> Result<()> {
+    until("A to be connected", PATIENCE, || {
+        let status: Status = serde_json::from_str(&wicectl(&scene.a.host, "status --json")?)?;
+        let mut peers = status.interfaces.iter().flat_map(|one| &one.peers);
+        Ok(peers.any(|peer| peer.state == "connected").then_some(()))
+    })
+}
+
+/// Looks for the secrets wherever somebody else could read, and ends the agent.
+fn nothing_is_told(host: &Host, peer: &Side, mut agent: Process, secrets: &[Secret]) -> Result<()> {
+    let machine = &host.machine;
     let objects = machine.run(&format!(
         "dbus-send --bus={} --print-reply --dest=org.wice.Wice1 /org/wice/Wice1 \
          org.freedesktop.DBus.ObjectManager.GetManagedObjects",
         bus::ADDRESS
     ))?;
     ensure!(
-        objects.contains(&scene.b.tunnel.key),
+        objects.contains(&peer.tunnel.key),
         "no peer on D-Bus: {objects}"
     );
     let process = |file| {
@@ -91,7 +151,7 @@ fn traced_connection(engine: Engine) -> Result<()> {
             .with_context(|| format!("cannot read the {file} of the agent"))
     };
     let (arguments, environment) = (process("cmdline")?, process("environ")?);
-    let explained = wicectl(&scene.a.host, "status")?;
+    let explained = wicectl(host, "status")?;
     let status = agent.stop()?;
     ensure!(status.success(), "ended with {status}");
     let log = agent.output();
@@ -111,7 +171,7 @@ fn traced_connection(engine: Engine) -> Result<()> {
         ("D-Bus", &objects),
         ("the status", &explained),
     ] {
-        for secret in &secrets {
+        for secret in secrets {
             let line = text.lines().find(|line| line.contains(&secret.text));
             ensure!(line.is_none(), "{place} tells {}: {line:?}", secret.what);
         }
@@ -163,4 +223,25 @@ fn passwords(scene: &Scene) -> Result<Vec<Secret>> {
         });
     }
     Ok(secrets)
+}
+
+/// What opens a TURN server: the password, and the key that is made of it and the user's name (RFC 8489 §9.2.2).
+fn turn_secrets(scene: &Scene, relay: &Relay) -> Result<Vec<Secret>> {
+    let realm = "lab.wice.test";
+    let input = format!("{}:{realm}:{}", relay.username, relay.credential);
+    let digest = scene
+        .lab
+        .wan()
+        .run_with_input("openssl dgst -md5 -r", &input)?;
+    let key = digest.split_whitespace().next().context("no digest")?;
+    Ok(vec![
+        Secret {
+            what: "a TURN password",
+            text: relay.credential.clone(),
+        },
+        Secret {
+            what: "the key of a TURN password",
+            text: key.to_owned(),
+        },
+    ])
 }

@@ -12,12 +12,12 @@ use wice_tests::agent::{Agent, Settings, wicectl};
 use wice_tests::namespace::Namespace;
 use wice_tests::ping::Pinger;
 use wice_tests::process::Process;
+use wice_tests::scene::{PATIENCE, Scene};
 use wice_tests::server::program;
 use wice_tests::topology::Host;
 use wice_tests::wait::{patience, until};
 use wice_tests::wireguard::{Engine, Tunnel};
 
-use crate::scene::{PATIENCE, Scene};
 use crate::{Case, case, mailbox};
 
 pub(crate) fn cases() -> Vec<Case> {

@@ -28,7 +28,6 @@ impl Peer {
         let Some(negotiation) = &mut self.negotiation else {
             return;
         };
-        self.dirty = true;
         if present {
             negotiation.give_up = None;
             negotiation.retry_at = None;
@@ -79,13 +78,16 @@ impl Peer {
         };
         let before = std::mem::replace(&mut negotiation.way, pair.path());
         let former = negotiation.path.wanted();
+        // A new session that goes by the same relay as the one before disturbs nothing.
+        let moves = (before, pair.path()) != (PathKind::Relay, PathKind::Relay);
+        self.dirty |= moves || self.kernel.endpoint.is_none();
         if let Some(stream) = pair.stream {
             self.follow_stream(stream, cx);
         } else if let Some(route) = pair.route {
             let carrier =
                 (negotiation.carrier.as_ref()).filter(|it| it.route == route && it.left.is_none());
             match carrier.map(|it| it.endpoint) {
-                Some(Some(endpoint)) => self.aim(endpoint, None, cx),
+                Some(Some(endpoint)) => self.aim(endpoint, None, moves, cx),
                 Some(None) => {}
                 None => {
                     negotiation.carrier = Some(Carrier {
@@ -112,7 +114,7 @@ impl Peer {
                 }));
             }
             self.leave_streams(None, pair.remote.address, pair.base, cx);
-            self.aim(pair.remote.address, Some(pair.base), cx);
+            self.aim(pair.remote.address, Some(pair.base), moves, cx);
         }
         self.moved(before, former, pair, cx);
     }
@@ -173,23 +175,22 @@ impl Peer {
         }
     }
 
-    /// Wishes for an endpoint.
+    /// Wishes for an endpoint, and for a sign of life if packets move to another way.
     pub(super) fn aim(
         &mut self,
         endpoint: SocketAddr,
         base: Option<SocketAddr>,
+        moves: bool,
         cx: &mut Context<'_>,
     ) {
         let now = cx.now.instant;
-        let alive = self.is_alive(now);
         let Some(negotiation) = &mut self.negotiation else {
             return;
         };
         let path = &mut negotiation.path;
         let moved = base.is_some_and(|base| path.leaves_from(base.ip()));
-        // A new session that goes by the same relay disturbs nothing.
-        let same = path.wanted() == Some(endpoint) && self.kernel.endpoint == Some(endpoint);
-        if same && base.is_none() && alive {
+        let present = [path.wanted(), self.kernel.endpoint];
+        if !moves && !moved && present == [Some(endpoint); 2] {
             return;
         }
         let controlling = negotiation.session.role() == Role::Controlling;
@@ -217,7 +218,7 @@ impl Peer {
                 negotiation.retry.reset();
                 let base = loopback(endpoint, cx.listen_port);
                 self.leave_streams(None, endpoint, base, cx);
-                self.aim(endpoint, None, cx);
+                self.aim(endpoint, None, true, cx);
             }
             Some(_) => {}
             None => {

@@ -218,10 +218,12 @@ impl Peer {
         let base = loopback(endpoint, cx.listen_port);
         self.leave_streams(Some(stream), endpoint, base, cx);
         self.leave_relay(endpoint, base, cx);
-        if let Some(negotiation) = &mut self.negotiation {
-            negotiation.retry.reset();
-        }
-        self.aim(endpoint, None, cx);
+        let Some(negotiation) = &mut self.negotiation else {
+            return;
+        };
+        negotiation.retry.reset();
+        let moves = negotiation.path.wanted() != Some(endpoint);
+        self.aim(endpoint, None, moves, cx);
     }
 
     /// Leaves every stream but one: what comes late is delivered in the new endpoint's name.

@@ -167,3 +167,33 @@ fn a_server_that_sends_us_on_is_followed() {
         scene.converse(endpoint, relayed.address).await;
     });
 }
+
+#[test]
+fn credentials_that_are_valid_for_hours_are_replaced_when_they_end_and_not_at_every_new_list() {
+    in_namespace(async || {
+        let end = 4_102_444_800_u64;
+        let Some(_server) = Coturn::start(&format!("user={end}:first\nuser={}:second", end + 60))
+        else {
+            return;
+        };
+        let url = "turn:127.0.0.1";
+        let mut scene = Scene::new(&[server(url, &end.to_string(), "first")]).await;
+        let relayed = scene.relayed().await;
+        let endpoint = scene.open(relayed[0].address).await;
+        scene
+            .relays
+            .set_servers(&[server(url, &(end + 60).to_string(), "second")]);
+        // Whatever is ordered later is answered later.
+        scene.relays.order(super::RelayOrder::Allocate {
+            interface: super::INTERFACE,
+            wanted: true,
+            fwmark: 0,
+        });
+        assert_eq!(scene.relayed().await, relayed);
+        scene.converse(endpoint, relayed[0].address).await;
+        assert_eq!(
+            scene.relays.statuses()[0].state,
+            super::RelayState::Connected
+        );
+    });
+}
