@@ -12,6 +12,7 @@ mod path;
 mod relay;
 mod relay_trouble;
 mod secrets;
+mod tcp;
 mod trouble;
 
 use std::env;
@@ -74,6 +75,7 @@ fn main() -> ExitCode {
         handover::cases(),
         relay_trouble::cases(),
         secrets::cases(),
+        tcp::cases(),
     ]
     .into_iter()
     .flatten()
