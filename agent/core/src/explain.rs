@@ -406,7 +406,7 @@ impl Facts<'_> {
 }
 
 /// Not reachable from another network: RFC 1918, RFC 6598, RFC 4193, link-local and loopback addresses.
-fn is_private(address: IpAddr) -> bool {
+pub(crate) fn is_private(address: IpAddr) -> bool {
     match address {
         IpAddr::V4(address) => {
             let [first, second, ..] = address.octets();

@@ -14,7 +14,7 @@ use crate::explain::Ledger;
 use crate::gather::priority;
 use crate::io::Packet;
 use crate::offer::{Credentials, Role};
-use crate::relay::Route;
+use crate::relay::{Relayed, Route};
 use crate::status::{CandidateStatus, PathKind};
 use crate::tcp::Stream;
 
@@ -375,11 +375,15 @@ impl Ice {
             if !(self.locals.iter()).any(|local| local.base == transmit.source) {
                 continue;
             }
+            let relayed = self.relays_from(transmit.source);
+            if relayed && !Relayed::reaches(transmit.source.ip(), transmit.destination.ip()) {
+                continue;
+            }
             self.ledger
                 .sent(transmit.source, transmit.destination, &transmit.contents);
             return Some(IceEvent::Transmit {
                 source: transmit.source,
-                relayed: self.relays_from(transmit.source),
+                relayed,
                 destination: transmit.destination,
                 payload: transmit.contents.to_vec(),
             });

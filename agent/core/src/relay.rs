@@ -5,6 +5,7 @@
 use std::collections::BTreeSet;
 use std::net::{IpAddr, SocketAddr};
 
+use crate::explain::is_private;
 use crate::key::PublicKey;
 use crate::server::Transport;
 
@@ -26,6 +27,14 @@ pub struct Route {
     pub relayed: SocketAddr,
     /// The peer, as the server reaches it.
     pub remote: SocketAddr,
+}
+
+impl Relayed {
+    /// Tells whether the server may be asked to send there: to its own family, and from the Internet to no private network,
+    /// where it would reach somebody else, or nobody.
+    pub fn reaches(relayed: IpAddr, peer: IpAddr) -> bool {
+        relayed.is_ipv4() == peer.is_ipv4() && (is_private(relayed) || !is_private(peer))
+    }
 }
 
 /// What the core wants of the relays; interfaces are named by the kernel's index, which survives a rename.

@@ -6,9 +6,11 @@ use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use common::World;
+use common::{Relay, World};
 use wice_core::candidate::Kind;
+use wice_core::explain::Finding;
 use wice_core::io::{Input, LocalAddress};
+use wice_core::server::Transport;
 use wice_core::settings::{Policy, Settings};
 use wice_core::status::{CandidateStatus, PathKind, Reason, State};
 
@@ -407,20 +409,67 @@ fn a_restart_that_a_user_asks_for_keeps_the_route_in_use() {
 }
 
 #[test]
-fn the_relay_lets_every_address_of_the_peer_through_and_nobody_else() {
+fn the_relay_lets_every_public_address_of_the_peer_through_and_nobody_else() {
     let mut world = World::symmetric(1, [true, false]);
     boot(&mut world);
     let relay = world.hosts[0].relay.as_ref().expect("it has one");
-    let expected: BTreeSet<_> = ["192.168.2.2", "198.51.100.2"]
+    let expected: BTreeSet<_> = ["198.51.100.2"]
         .map(|it| it.parse().expect("an address"))
         .into();
-    assert_eq!(relay.permits, expected);
+    assert_eq!(relay.permits, expected, "and no private one");
     world.hosts[0].device.peers.clear();
     world.dump(0);
     world.run(SECOND);
     let relay = world.hosts[0].relay.as_ref().expect("it has one");
     assert!(!relay.wanted, "nobody needs it any more");
     assert!(relay.route.is_none(), "the route stays open");
+}
+
+#[test]
+fn a_restart_of_a_direct_path_does_not_go_by_the_relay_meanwhile() {
+    let mut world = World::new(1, true);
+    world.give_relays([true, true]);
+    boot(&mut world);
+    world.traffic(5 * SECOND, |_| ());
+    assert_eq!(paths(&world), [PathKind::Direct; 2]);
+    let before = [world.hosts[0].paths.len(), world.hosts[1].paths.len()];
+    for side in [0, 1, 0] {
+        world.restart(side);
+        // The relay answers first.
+        world.direct_cut = true;
+        world.traffic(SECOND / 2, |_| ());
+        world.direct_cut = false;
+        world.traffic(5 * SECOND, |_| ());
+        assert!(world.connected());
+    }
+    for (host, before) in world.hosts.iter().zip(before) {
+        assert_eq!(host.paths[before..], [], "it was shown as changed");
+    }
+}
+
+#[test]
+fn blocked_udp_and_symmetric_nats_are_named_as_what_keeps_a_path_relayed() {
+    let mut world = World::new(1, true);
+    world.hosts[0].udp_blocked = true;
+    world.hosts[0].relay = Some(Relay::new("203.0.113.10:50000", Transport::Tls));
+    boot(&mut world);
+    world.run(10 * SECOND);
+    let findings = |world: &World, host: usize| {
+        let peer = world.hosts[1 - host].key.public();
+        let now = world.time(host);
+        let explanation = world.hosts[host].mesh.explain("wg0", &peer, now);
+        explanation.expect("the peer is known").findings
+    };
+    let found = findings(&world, 0);
+    assert!(found.contains(&Finding::UdpBlocked), "{found:?}");
+    assert!(!found.contains(&Finding::StunUnanswered), "{found:?}");
+    assert!(!findings(&world, 1).contains(&Finding::UdpBlocked));
+    let mut world = World::symmetric(1, [true, false]);
+    boot(&mut world);
+    world.run(10 * SECOND);
+    let found = findings(&world, 0);
+    assert!(found.contains(&Finding::NothingArrives), "{found:?}");
+    assert!(!found.contains(&Finding::UdpBlocked), "{found:?}");
 }
 
 #[test]

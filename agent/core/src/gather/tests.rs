@@ -8,8 +8,10 @@ use stun_types::attribute::XorMappedAddress;
 use stun_types::message::{Message, MessageWrite, MessageWriteExt, MessageWriteVec};
 
 use super::{Gather, Request};
-use crate::candidate::Kind;
+use crate::candidate::{Kind, Network};
 use crate::io::Packet;
+use crate::relay::Relayed;
+use crate::server::Transport;
 use crate::session::Random;
 
 const BASE: &str = "192.168.1.2:51820";
@@ -273,4 +275,59 @@ fn an_offer_never_carries_more_than_sixteen_candidates() {
     let candidates = bench.candidates();
     assert_eq!(candidates.len(), 16);
     assert_eq!(candidates[0], host("10.0.0.1:51820"));
+}
+
+#[test]
+fn relayed_addresses_are_candidates_and_waited_for_only_at_the_end() {
+    let mut bench = Bench::new(&[BASE], &[]);
+    assert!(bench.gather.is_finished());
+    bench.gather.expect_relays(true);
+    assert!(!bench.gather.is_finished());
+    assert_eq!(bench.candidates().len(), 1, "others are not held up");
+    let relayed = |text: &str| Relayed {
+        address: address(text),
+        server: address(SERVER),
+        transport: Transport::Udp,
+    };
+    let all = ["203.0.113.9:50000", "[2001:db8::9]:50000"].map(relayed);
+    bench.gather.set_relayed(&all, false);
+    assert!(!bench.gather.is_finished());
+    bench.gather.set_relayed(&all, true);
+    assert!(bench.gather.is_finished());
+    let candidates = bench.gather.candidates();
+    let relays: Vec<_> = (candidates.iter())
+        .filter(|it| it.kind == Kind::Relay)
+        .map(|it| (it.socket_addr(), it.network, it.priority >> 24))
+        .collect();
+    let expected = [
+        (all[0].address, Network::Udp4, 0),
+        (all[1].address, Network::Udp6, 0),
+    ];
+    assert_eq!(relays, expected);
+    // Lost, or not wanted any more.
+    bench.gather.set_relayed(&[], true);
+    assert_eq!(bench.candidates().len(), 1);
+    bench.gather.set_relayed(&all, true);
+    bench.gather.expect_relays(false);
+    assert_eq!(bench.candidates().len(), 1);
+    assert!(bench.gather.is_finished());
+}
+
+#[test]
+fn an_offer_has_room_for_relays_whatever_else_there_is() {
+    let bases: Vec<String> = (1..=12).map(|it| format!("192.168.1.{it}:51820")).collect();
+    let bases: Vec<&str> = bases.iter().map(String::as_str).collect();
+    let mut bench = Bench::new(&bases, &[SERVER]);
+    for (index, request) in bench.requests(0).iter().enumerate() {
+        bench.answer(request, &format!("198.51.100.1:{}", 40_000 + index), 10);
+    }
+    let relayed = Relayed {
+        address: address("203.0.113.9:50000"),
+        server: address(SERVER),
+        transport: Transport::Tls,
+    };
+    bench.gather.set_relayed(&[relayed], true);
+    let candidates = bench.gather.candidates();
+    assert_eq!(candidates.len(), 16);
+    assert_eq!(candidates[15].kind, Kind::Relay);
 }

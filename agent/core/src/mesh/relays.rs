@@ -47,14 +47,24 @@ impl Relays {
     }
 
     /// The order that is due now; else when it is.
-    fn permit(&mut self, interface: u32, now: Instant) -> Result<RelayOrder, Instant> {
+    fn permit(
+        &mut self,
+        interface: u32,
+        relayed: &[Relayed],
+        now: Instant,
+    ) -> Result<RelayOrder, Instant> {
         let due = self.permitted.map_or(now, |at| at + PERMIT_INTERVAL);
         if now < due {
             return Err(due);
         }
         self.permitted = Some(now);
         self.changed = false;
-        let peers = self.permits.keys().copied().take(MAX_PERMITS).collect();
+        let reached =
+            |peer: &IpAddr| (relayed.iter()).any(|it| Relayed::reaches(it.address.ip(), *peer));
+        let peers = (self.permits.keys().copied())
+            .filter(reached)
+            .take(MAX_PERMITS)
+            .collect();
         Ok(RelayOrder::Permit { interface, peers })
     }
 }
@@ -113,7 +123,8 @@ impl Mesh {
         if !interface.relays.changed || interface.gather.relayed().is_empty() {
             return;
         }
-        match interface.relays.permit(index, now.instant) {
+        let relayed = interface.gather.relayed();
+        match interface.relays.permit(index, relayed, now.instant) {
             Ok(order) => self.outputs.insert(position, Output::Relay(order)),
             Err(due) => self.alarms.set(Alarm::Permit(index), Some(due)),
         }

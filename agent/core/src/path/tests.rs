@@ -167,3 +167,34 @@ fn a_dump_from_before_the_nomination_is_no_sign_of_life() {
     path.compare(&kernel(Some(OURS), 5_032, 5_000), start);
     assert!(!path.is_unsettled());
 }
+
+#[test]
+fn late_packets_from_the_former_endpoint_are_no_reason_to_follow_for_a_while() {
+    let start = Instant::now();
+    let mut path = Path::default();
+    path.want(address(THEIRS), &kernel(None, 0, 0), true, start);
+    path.want(address(OURS), &kernel(Some(THEIRS), 0, 0), true, start);
+    path.hand_over(address(THEIRS), start);
+    let (put_back, leave) = (Verdict::Set(address(OURS)), Verdict::Leave);
+    // Milliseconds, the kernel's endpoint, its receive counter.
+    for (millis, endpoint, rx_bytes, expected) in [
+        (10, THEIRS, 1, put_back),
+        (50, THEIRS, 2, leave),
+        (120, THEIRS, 3, put_back),
+        (200, OURS, 4, leave),
+        (330, THEIRS, 5, put_back),
+        (400, THEIRS, 6, leave),
+        (800, THEIRS, 7, put_back),
+        // Another address is no late packet.
+        (1_000, ELSEWHERE, 8, leave),
+        (1_100, ELSEWHERE, 9, leave),
+        // After all that time, the peer must have a reason.
+        (10_100, THEIRS, 10, leave),
+        (10_200, THEIRS, 11, leave),
+        (15_000, THEIRS, 12, leave),
+    ] {
+        let now = start + Duration::from_millis(millis);
+        let verdict = path.compare(&kernel(Some(endpoint), rx_bytes, 0), now);
+        assert_eq!(verdict, expected, "after {millis} ms");
+    }
+}

@@ -93,6 +93,8 @@ impl World {
                 ..
             } => {
                 self.hosts[host].transmitted += 1;
+                let private = destination.ip().to_string().starts_with("192.168.");
+                assert!(!private, "the server cannot reach {destination}");
                 if self.relays(host, relayed) {
                     self.send(host, relayed, destination, payload);
                 }

@@ -95,12 +95,10 @@ fn to_direct(engine: Engine) -> Result<()> {
     let traffic = Traffic::start(scene, Duration::from_secs(8))?;
     stays(scene, &a, "relay")?;
     cut.open()?;
-    // A network that changes is when direct paths are tried again at once.
-    scene
-        .a
-        .host
-        .machine
-        .ip("addr add 192.168.1.200/24 dev eth0")?;
+    // A network that changes is when direct paths are tried again at once: here, one that leads nowhere appears.
+    scene.a.host.machine.ip(
+        "link add elsewhere type bridge\naddr add 172.20.0.1/24 dev elsewhere\nlink set elsewhere up",
+    )?;
     scene.by("direct", &a, &b, PATIENCE)?;
     stays(scene, &a, "direct")?;
     let (tally, report) = traffic.stop()?;
@@ -119,10 +117,9 @@ fn to_relay(engine: Engine) -> Result<()> {
     let [a, b] = relayed.start()?;
     scene.by("direct", &a, &b, PATIENCE)?;
     scene.a.reaches(&scene.b)?;
+    let pings = Pinger::new(&scene.a.host, scene.b.tunnel.address)?.run(RATE);
     stays(scene, &a, "direct")?;
     let said = a.process.output().len();
-
-    let pings = Pinger::new(&scene.a.host, scene.b.tunnel.address)?.run(RATE);
     let cut = Cut::between(&scene.routers[0], &scene.routers[1])?;
     scene.by("relay", &a, &b, PATIENCE)?;
     stays(scene, &a, "relay")?;
