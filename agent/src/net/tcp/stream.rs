@@ -53,6 +53,8 @@ const LONGEST: usize = u16::MAX as usize;
 const STRANGER_MESSAGES: usize = 32;
 /// STUN messages of a peer that are looked at in each second; checks of one pair are fewer.
 const MESSAGES_A_SECOND: usize = 50;
+/// Packets that are kept until the stream carries: the other side selects it a moment earlier.
+const EARLY: usize = 16;
 /// Reads before others get their turn.
 const READS: usize = 8;
 
@@ -80,6 +82,7 @@ impl Handle {
             outgoing: Outgoing::default(),
             end: None,
             train: Train::default(),
+            early: Vec::new(),
             stranger: Some(0),
             window: Window {
                 began: Instant::now(),
@@ -118,6 +121,8 @@ struct Task {
     outgoing: Outgoing,
     end: Option<Box<End>>,
     train: Train,
+    /// The peer's packets that came before WireGuard can be reached: a handshake that is lost costs five seconds.
+    early: Vec<Vec<u8>>,
     /// STUN messages so far, while it is not known whose the stream is.
     stranger: Option<usize>,
     window: Window,
@@ -200,7 +205,14 @@ impl Task {
                     self.flush()?;
                 }
             }
-            Command::Carry(end) => self.end = Some(end),
+            Command::Carry(end) => {
+                self.train.clear();
+                for packet in self.early.drain(..) {
+                    self.train.push(&[&packet]);
+                }
+                self.end = Some(end);
+                self.to_wireguard();
+            }
             Command::HandOver(endpoint, base) => {
                 if let Some(end) = &self.end
                     && let Err(error) = end.hand_over(Some((endpoint, base)))
@@ -264,15 +276,21 @@ impl Task {
                 return Ok(Some("its first packet is no check"));
             } else if self.end.is_some() {
                 self.train.push(&[packet]);
+            } else if self.early.len() < EARLY && packet.len() <= LONGEST_STUN {
+                self.early.push(packet.to_vec());
             }
         }
+        self.to_wireguard();
+        Ok(None)
+    }
+
+    fn to_wireguard(&self) {
         if let Some(end) = &self.end
             && !self.train.is_empty()
             && let Err(error) = end.deliver(&self.train)
         {
             debug!(%error, "cannot deliver to WireGuard");
         }
-        Ok(None)
     }
 
     /// Takes what WireGuard sent. What the stream has no room for is lost: WireGuard's packets would rather be lost than late.

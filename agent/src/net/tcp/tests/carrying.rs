@@ -58,6 +58,35 @@ fn packets_of_any_length_go_both_ways_and_stun_between_them() {
 }
 
 #[test]
+fn what_the_peer_sends_a_moment_too_early_is_delivered() {
+    in_namespace(async || {
+        let (mut active, mut passive) = (Streams::default(), Streams::default());
+        let (ours, theirs) = meet(&mut active, &mut passive, AT).await;
+        let ((here, port), (there, far_port)) = (wireguard().await, wireguard().await);
+        let near = carry(&mut active, ours, port).await;
+        here.send_to(&[1; 148], near).await.expect("it is sent");
+        // What comes behind it on the stream shows that it is there.
+        while packet_or_none(&mut active, &mut passive, ours)
+            .await
+            .is_none()
+        {}
+        let far = carry(&mut passive, theirs, far_port).await;
+        assert_eq!(receive(&there).await, (far, vec![1; 148]));
+    });
+}
+
+/// Sends STUN until some arrives.
+async fn packet_or_none(
+    active: &mut Streams,
+    passive: &mut Streams,
+    ours: Stream,
+) -> Option<Vec<u8>> {
+    send(active, ours, stun(7, 20));
+    let arrived = tokio::time::timeout(DEADLINE / 20, packet(passive)).await;
+    arrived.ok().map(|(_, payload)| payload)
+}
+
+#[test]
 fn bursts_arrive_whole_and_in_their_order() {
     in_namespace(async || {
         let (mut active, mut passive) = (Streams::default(), Streams::default());
