@@ -237,11 +237,11 @@ fn candidates(kinds: Option<Vec<String>>) -> Result<CandidateKinds, ConfigError>
         return Ok(Settings::default().candidates);
     };
     for kind in &kinds {
-        if !matches!(kind.as_str(), "host" | "srflx" | "relay") {
+        if !matches!(kind.as_str(), "host" | "srflx" | "relay" | "tcp") {
             return Err(ConfigError::Value {
                 key: "[ice] candidates",
                 value: kind.clone(),
-                problem: "expected \"host\", \"srflx\" or \"relay\"".into(),
+                problem: "expected \"host\", \"srflx\", \"relay\" or \"tcp\"".into(),
             });
         }
     }
@@ -249,6 +249,7 @@ fn candidates(kinds: Option<Vec<String>>) -> Result<CandidateKinds, ConfigError>
         host: kinds.iter().any(|kind| kind == "host"),
         server_reflexive: kinds.iter().any(|kind| kind == "srflx"),
         relay: kinds.iter().any(|kind| kind == "relay"),
+        tcp: kinds.iter().any(|kind| kind == "tcp"),
     })
 }
 

@@ -17,7 +17,7 @@ use crate::config::Config;
 use crate::dbus::{self, Command};
 use crate::kernel::Kernel;
 use crate::logging::causes;
-use crate::net::{Relays, StunPort};
+use crate::net::{Relays, Streams, StunPort};
 use crate::signaling::{self, BackendConfig, BackendState, Signaling};
 use crate::systemd;
 
@@ -39,6 +39,7 @@ pub(crate) struct Driver {
     errands: Errands,
     stun: StunPort,
     relays: Relays,
+    streams: Streams,
     signaling: Signaling,
     bus: dbus::Service,
     resolver: Resolver,
@@ -94,6 +95,7 @@ impl Driver {
             kernel,
             stun,
             relays: Relays::new(),
+            streams: Streams::default(),
             signaling,
             bus,
             resolver: Resolver::default(),
@@ -151,6 +153,7 @@ impl Driver {
                 }
                 news = self.errands.next() => self.news(news).await,
                 event = self.relays.next() => self.relay_event(event),
+                input = self.streams.next() => self.input(Input::Tcp(input)),
                 servers = self.resolver.next() => self.input(Input::StunServers(servers)),
                 () = sleep_until(next) => {}
             }
@@ -293,6 +296,7 @@ impl Driver {
                     debug!(destination = %transmit.destination, "cannot send a check: {error}");
                 }
             }
+            Output::Tcp(order) => self.streams.order(order),
             Output::Relay(order) => self.relays.order(order),
             Output::SetEndpoint {
                 interface,

@@ -174,6 +174,8 @@ pub struct PeerStatus {
 pub struct CandidateStatus {
     /// `host`, `srflx`, `prflx` or `relay`.
     pub r#type: String,
+    /// `udp4`, `udp6`, `tcp4` or `tcp6`.
+    pub network: String,
 }
 
 impl Agent {

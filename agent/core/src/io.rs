@@ -9,6 +9,7 @@ use crate::mailbox::{Mailbox, Recipient, Sealed};
 use crate::relay::{RelayOrder, Relayed};
 use crate::settings::Settings;
 use crate::status::Reason;
+use crate::tcp::{TcpInput, TcpOrder};
 
 /// The present, as data: the core has no clock.
 #[derive(Debug, Clone, Copy)]
@@ -63,6 +64,8 @@ pub enum Input {
         /// A loopback address of this peer's own.
         endpoint: Option<SocketAddr>,
     },
+    /// Something about TCP streams between agents.
+    Tcp(TcpInput),
     /// A user asks for a new session with a peer.
     Restart {
         /// Name of the interface.
@@ -125,6 +128,8 @@ pub enum Output {
     Transmit(Transmit),
     /// Something that the relays shall do.
     Relay(RelayOrder),
+    /// Something that shall happen to TCP streams between agents.
+    Tcp(TcpOrder),
     /// Write a peer's endpoint into the interface.
     SetEndpoint {
         /// Name of the interface.

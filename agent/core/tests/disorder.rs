@@ -183,6 +183,7 @@ fn settings(
             host,
             server_reflexive,
             relay: host || server_reflexive,
+            tcp: host,
         },
         policy,
         allow_loopback,

@@ -180,7 +180,7 @@ impl Star {
                 };
                 self.later(host, Duration::ZERO, input);
             }
-            Output::Relay(_) => {}
+            Output::Relay(_) | Output::Tcp(_) => {}
             Output::SetEndpoint { peer, endpoint, .. } => {
                 let peer = self.hosts[host].device.peers.get_mut(&peer).expect("known");
                 peer.endpoint = Some(endpoint);

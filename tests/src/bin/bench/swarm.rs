@@ -280,6 +280,7 @@ impl Members {
                 Output::Withdraw(_)
                 | Output::Unsubscribe(_)
                 | Output::Relay(_)
+                | Output::Tcp(_)
                 | Output::Nudge { .. }
                 | Output::Changed(_) => continue,
             };

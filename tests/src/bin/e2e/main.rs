@@ -13,6 +13,7 @@ mod path;
 mod relay;
 mod relay_trouble;
 mod secrets;
+mod tcp;
 mod trouble;
 
 use std::env;
@@ -77,6 +78,7 @@ fn main() -> ExitCode {
         relay_trouble::cases(),
         secrets::cases(),
         kubernetes::cases(),
+        tcp::cases(),
     ]
     .into_iter()
     .flatten()
