@@ -501,3 +501,57 @@ async fn the_client_of_coturn_loses_nothing_over_udp_and_tcp() {
         assert!(said.contains("tot_recv_msgs=40"), "{flags:?}: {said}");
     }
 }
+
+#[tokio::test]
+async fn credentials_are_told_to_who_may_have_them_and_renewed_in_time() {
+    use futures_util::StreamExt;
+    use tokio_tungstenite::tungstenite::client::IntoClientRequest;
+
+    let turn = TurnOptions {
+        ttl: Duration::from_secs(3),
+        ..loopback()
+    };
+    let server = Running::start(Options {
+        turn: Some(turn),
+        token: Some(wice_signal::Token::new("correct-horse").unwrap()),
+        ..Options::default()
+    })
+    .await;
+    let refused = server.get(server.url("/v1/ice-servers")).await;
+    assert_eq!(refused.status().as_u16(), 401);
+    assert!(!refused.text().await.unwrap().contains("credential"));
+
+    let url = format!("ws://{}/v1/websocket", server.http);
+    let mut request = url.into_client_request().unwrap();
+    let headers = request.headers_mut();
+    headers.insert("sec-websocket-protocol", "wice.1".parse().unwrap());
+    headers.insert("authorization", "Bearer correct-horse".parse().unwrap());
+    let (mut socket, _) = soon(tokio_tungstenite::connect_async(request))
+        .await
+        .unwrap();
+    let mut next = async || loop {
+        let text = soon(socket.next()).await.unwrap().unwrap();
+        let frame: serde_json::Value =
+            serde_json::from_slice(&text.into_data()).unwrap_or_default();
+        if frame["op"] == "ice-servers" {
+            return frame["servers"][1].clone();
+        }
+    };
+    let (first, second) = (next().await, next().await);
+    let port = server.turn[0].port();
+    assert_eq!(
+        first["urls"][0],
+        format!("turn:127.0.0.1:{port}?transport=udp")
+    );
+    assert_eq!(first["ttl"], 3);
+    assert_ne!(first["username"], second["username"]);
+    // A renewal opens what the credentials before it made.
+    let credentials = |entry: &serde_json::Value| Credentials {
+        username: entry["username"].as_str().unwrap().to_owned(),
+        password: entry["credential"].as_str().unwrap().to_owned(),
+    };
+    let mut client = Client::udp(server.turn[0], &credentials(&second)).await;
+    client.relay().await;
+    client.credentials = credentials(&next().await);
+    assert_eq!(client.refresh(600).await, DONE);
+}

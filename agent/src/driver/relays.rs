@@ -1,10 +1,9 @@
 //! Relays: what the core wants of them, and what they tell.
 
-use tracing::debug;
 use wice_core::server::IceServer;
 
 use super::Driver;
-use crate::net::{RelayEvent, RelayState, RelayStatus};
+use crate::net::{RelayEvent, RelayState};
 
 impl Driver {
     /// Follows the servers of the configuration and those that backends hand out.
@@ -13,6 +12,7 @@ impl Driver {
             [self.servers.as_slice(), &self.signaling.ice_servers()].concat();
         self.resolver.resolve(&servers);
         self.relays.set_servers(&servers);
+        self.show_relays();
     }
 
     /// Tells the core, or shows, what the relays tell.
@@ -25,11 +25,22 @@ impl Driver {
 
     /// Shows how the TURN servers fare.
     pub(super) fn show_relays(&self) {
-        let statuses: Vec<RelayStatus> = self.relays.statuses();
-        let connected = statuses
-            .iter()
-            .filter(|status| status.state == RelayState::Connected)
-            .count();
-        debug!(?statuses, "{connected} TURN servers relay");
+        let rows = self.relays.statuses().into_iter().map(|status| {
+            (
+                status.url.to_string(),
+                shown(status.state).number(),
+                status.error.unwrap_or_default(),
+            )
+        });
+        self.bus.relays(rows.collect());
+    }
+}
+
+const fn shown(state: RelayState) -> wice_bus::RelayState {
+    match state {
+        RelayState::Connecting => wice_bus::RelayState::Connecting,
+        RelayState::Standby => wice_bus::RelayState::Standby,
+        RelayState::Connected => wice_bus::RelayState::Up,
+        RelayState::Failed => wice_bus::RelayState::Down,
     }
 }

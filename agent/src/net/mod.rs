@@ -26,7 +26,7 @@ use wice_core::io::{Packet, Transmit};
 pub(crate) use error::NetError;
 pub(crate) use nudge::nudge;
 use raw::{Family, RawUdp};
-pub(crate) use relay::{RelayEvent, RelayState, RelayStatus, Relays};
+pub(crate) use relay::{RelayEvent, RelayState, Relays};
 
 /// The STUN side of all WireGuard ports of this network namespace.
 ///

@@ -5,7 +5,7 @@
 use std::time::Duration;
 
 use serde::Deserialize;
-use wice_core::server::{Credential, IceServer};
+use wice_core::server::{Credential, IceServer, ServerUrl};
 
 /// What a backend hands out at one time: `[{"urls": […], "username", "credential", "ttl"}]`, `ttl` in seconds.
 #[derive(Debug, Default, Deserialize)]
@@ -32,26 +32,64 @@ struct Entry {
 /// Servers taken from one backend; more are of no use to any peer.
 const MAX_SERVERS: usize = 16;
 
+/// Bytes of a URI, a user name or a password; TURN takes no longer ones (RFC 8489 §14.3).
+const MAX_TEXT: usize = 508;
+
+/// Credentials are asked for anew after half of their time, but no more often than this.
+pub(super) const SOONEST: Duration = Duration::from_secs(30);
+
+/// And no more seldom: a server that was set up anew is noticed.
+const LATEST: Duration = Duration::from_secs(24 * 3600);
+
 impl From<Vec<Entry>> for Handed {
     fn from(entries: Vec<Entry>) -> Self {
         let mut handed = Self::default();
         for entry in entries {
+            let credential = entry.credential.as_deref().unwrap_or_default();
+            let too_long = [entry.username.as_str(), credential]
+                .iter()
+                .any(|text| text.len() > MAX_TEXT || text.contains(char::is_control));
             let credential = entry.credential.map(Credential::new);
-            let ttl = entry.ttl.map(Duration::from_secs);
-            handed.ttl = [handed.ttl, ttl].into_iter().flatten().min();
             for text in entry.urls {
-                match text.parse() {
-                    Ok(url) => handed.servers.push(IceServer {
-                        url,
-                        username: entry.username.clone(),
-                        credential: credential.clone(),
-                    }),
-                    Err(_) => handed.unknown.push(text),
+                match text.parse::<ServerUrl>() {
+                    Ok(url) if !too_long && text.len() <= MAX_TEXT => {
+                        handed.add(url, &entry.username, credential.as_ref(), entry.ttl);
+                    }
+                    Ok(_) | Err(_) if handed.unknown.len() < MAX_SERVERS => {
+                        handed.unknown.push(text.chars().take(60).collect());
+                    }
+                    Ok(_) | Err(_) => {}
                 }
             }
         }
-        handed.servers.truncate(MAX_SERVERS);
         handed
+    }
+}
+
+impl Handed {
+    fn add(
+        &mut self,
+        url: ServerUrl,
+        username: &str,
+        credential: Option<&Credential>,
+        ttl: Option<u64>,
+    ) {
+        if self.servers.len() >= MAX_SERVERS {
+            return;
+        }
+        // What holds for no time at all holds for an unknown one.
+        let ttl = ttl.filter(|ttl| *ttl > 0).map(Duration::from_secs);
+        self.ttl = [self.ttl, ttl].into_iter().flatten().min();
+        self.servers.push(IceServer {
+            url,
+            username: username.to_owned(),
+            credential: credential.cloned(),
+        });
+    }
+
+    /// When to ask again, so that credentials are replaced before they end; `None` where they never do.
+    pub(super) fn renewal(&self) -> Option<Duration> {
+        self.ttl.map(|ttl| (ttl / 2).clamp(SOONEST, LATEST))
     }
 }
 
@@ -85,5 +123,34 @@ mod tests {
         assert_eq!(handed.servers.len(), 1);
         assert_eq!(handed.unknown, ["stuns:a"]);
         assert!(serde_json::from_str::<Handed>(r#"{"urls":[]}"#).is_err());
+    }
+
+    #[test]
+    fn a_list_without_measure_is_cut() {
+        let urls: Vec<String> = (0..100).map(|it| format!("turn:{it}.example")).collect();
+        let long = "x".repeat(MAX_TEXT + 1);
+        let json = serde_json::json!([
+            {"urls": urls, "username": long, "credential": "p", "ttl": 9},
+            {"urls": ["turn:\u{0}", "turn:a"], "username": "u", "credential": "p", "ttl": 0},
+            {"urls": urls, "ttl": 20}
+        ]);
+        let handed: Handed = serde_json::from_value(json).unwrap();
+        assert_eq!(handed.servers.len(), MAX_SERVERS);
+        assert_eq!(handed.unknown.len(), MAX_SERVERS);
+        assert!(handed.servers.iter().all(|server| server.username != long));
+        // Of those that are used; and a server that says "soon" is not asked without end.
+        assert_eq!(handed.ttl, Some(Duration::from_secs(20)));
+        assert_eq!(handed.renewal(), Some(SOONEST));
+    }
+
+    #[test]
+    fn credentials_are_asked_for_again_after_half_of_their_time() {
+        let handed = |ttl: u64| {
+            let json = serde_json::json!([{"urls": ["turn:a"], "ttl": ttl}]);
+            serde_json::from_value::<Handed>(json).unwrap()
+        };
+        assert_eq!(handed(3600).renewal(), Some(Duration::from_secs(1800)));
+        assert_eq!(handed(u64::MAX).renewal(), Some(LATEST));
+        assert_eq!(handed(0).renewal(), None);
     }
 }

@@ -93,13 +93,17 @@ impl Link {
 
     /// Takes the STUN and TURN servers that the backend hands out, in the place of those before.
     pub(super) async fn ice_servers(&mut self, handed: Handed) {
-        for url in &handed.unknown {
-            tracing::debug!(url = self.url(), server = url, "ignored a server");
-        }
         let changed = self.progress.send_if_modified(|progress| {
             std::mem::replace(&mut progress.servers, handed.servers.clone()) != handed.servers
         });
         if changed {
+            for server in &handed.unknown {
+                tracing::warn!(
+                    url = self.url(),
+                    server,
+                    "ignored an ICE server that the backend names: not a URI that is known here, or too long"
+                );
+            }
             self.emit(Event::IceServers).await;
         }
     }

@@ -18,6 +18,7 @@ use self::client::{Answer, Client, Letter, WAIT, Written};
 use super::BackendConfig;
 use super::backend::{Backend, BackendError, until};
 use super::desired::Ledger;
+use super::ice_servers::SOONEST;
 use super::link::Link;
 
 /// A server that speaks HTTP.
@@ -58,6 +59,7 @@ impl Backend for Http {
         let mut refresh = interval_at(Instant::now() + REFRESH, REFRESH);
         // Connects before there is anything to say, and tells a wrong token from a right one.
         let mut hello = FuturesUnordered::from_iter([self.client.hello()]);
+        let mut renewal = None;
         writes.plan(&self.ledger, link);
         loop {
             writes.start(&self.client, link);
@@ -68,9 +70,13 @@ impl Backend for Http {
                     let handed = answer?;
                     link.connected().await;
                     if let Some(handed) = handed {
+                        renewal = handed.renewal().map(|after| Instant::now() + after);
                         link.ice_servers(handed).await;
+                    } else if renewal.is_some() {
+                        renewal = Some(Instant::now() + SOONEST);
                     }
                 }
+                () = until(renewal), if hello.is_empty() => hello.push(self.client.hello()),
                 Some(write) = writes.running.next() => {
                     writes.ended(write, &mut self.ledger, link).await?;
                 }
