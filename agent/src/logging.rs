@@ -18,7 +18,7 @@ use crate::cli::Level;
 
 /// Crates that never log: on a damaged datagram netlink-proto prints its bytes, which may hold private keys, and the
 /// checks print passwords when traced; stun-types warns of every malformed packet that anybody sends.
-const SILENT: [&str; 9] = [
+const SILENT: [&str; 10] = [
     "netlink_proto",
     "netlink_packet_core",
     "netlink_packet_generic",
@@ -28,6 +28,7 @@ const SILENT: [&str; 9] = [
     "rtnetlink",
     "is",
     "stun_types",
+    "turn_types",
 ];
 /// Crates that are of interest only when they warn.
 const QUIET: [&str; 8] = [

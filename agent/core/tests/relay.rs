@@ -435,6 +435,10 @@ fn a_restart_of_a_direct_path_does_not_go_by_the_relay_meanwhile() {
     let before = [world.hosts[0].paths.len(), world.hosts[1].paths.len()];
     for side in [0, 1, 0] {
         world.restart(side);
+        // The relay answers first.
+        world.direct_cut = true;
+        world.traffic(SECOND / 2, |_| ());
+        world.direct_cut = false;
         world.traffic(5 * SECOND, |_| ());
         assert!(world.connected());
     }

@@ -99,12 +99,17 @@ impl Datagrams {
     /// Waits until there is something to receive, or an error to learn of; cancel-safe.
     pub(super) async fn readable(&self) -> io::Result<()> {
         let either = Interest::READABLE | Interest::ERROR;
-        if self.io.ready(either).await?.is_error()
-            && let Some(error) = self.io.take_error()?
-        {
-            return Err(error);
+        if !self.io.ready(either).await?.is_error() {
+            return Ok(());
         }
-        Ok(())
+        // Asked in this way, so that an error that somebody else has taken already is not waited for again and again.
+        let outcome = self
+            .io
+            .try_io(Interest::ERROR, || match self.io.take_error()? {
+                Some(error) => Err(error),
+                None => Err(io::ErrorKind::WouldBlock.into()),
+            });
+        outcome.or_else(passing)
     }
 
     /// Hands out what has arrived, up to one batch: who sent it, and each datagram. Answers how many there were.

@@ -1,9 +1,10 @@
 //! One peer's way through a relay: its loopback end, and the channel behind it.
 
 use std::cell::{Cell, RefCell};
+use std::io;
 use std::net::SocketAddr;
 use std::rc::Rc;
-use std::{future, io};
+use std::time::Duration;
 
 use tokio::task::{AbortHandle, spawn_local, yield_now};
 use tracing::debug;
@@ -33,6 +34,8 @@ pub(super) struct Carried {
     failing: Cell<bool>,
 }
 
+/// Pause after an error, so that it cannot spin.
+const AFTER_ERROR: Duration = Duration::from_millis(100);
 /// Batches taken before others get their turn.
 const TURN: usize = 4;
 
@@ -135,8 +138,8 @@ impl Carried {
 async fn carry(way: Rc<Carried>, room: Rc<Room>) {
     loop {
         if let Err(error) = way.end.readable().await {
-            debug!("a loopback socket is lost: {error}");
-            return future::pending().await;
+            debug!("a loopback socket failed: {error}");
+            tokio::time::sleep(AFTER_ERROR).await;
         }
         for _ in 0..TURN {
             match way.forward(&room) {

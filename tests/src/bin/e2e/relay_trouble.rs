@@ -81,7 +81,10 @@ fn bad(machine: &Namespace, good: &Relay) -> Result<Vec<Bad>> {
             relay("turn:10.0.0.1:9102?transport=tcp"),
             &["answer", "time"],
         ),
-        bad(relay("turn:10.0.0.1:9103?transport=tcp"), &["TURN", "STUN", "answer"]),
+        bad(
+            relay("turn:10.0.0.1:9103?transport=tcp"),
+            &["TURN", "STUN", "answer"],
+        ),
         bad(relay("turn:10.0.0.1:9104?transport=udp"), &["refused"]),
         bad(relay("turn:10.0.0.1:9105?transport=tcp"), &["refused"]),
         bad(
