@@ -35,12 +35,15 @@ use wice_tests::wireguard::Engine;
 #[derive(Parser)]
 #[command(name = "wice-e2e")]
 struct Arguments {
-    /// Lists the cases and runs none.
+    /// Lists those cases and runs none.
     #[arg(long)]
     list: bool,
     /// Runs exactly one case in this very process.
     #[arg(long, hide = true)]
     case: Option<String>,
+    /// Leaves out the cases whose names contain this word; may be repeated.
+    #[arg(long, value_name = "WORD")]
+    skip: Vec<String>,
     /// Words of the names of the cases to run.
     words: Vec<String>,
 }
@@ -93,11 +96,7 @@ fn main() -> ExitCode {
 }
 
 fn run(arguments: &Arguments, cases: &[Case]) -> Result<()> {
-    if arguments.list {
-        cases.iter().for_each(|case| println!("{}", case.name));
-        return Ok(());
-    }
-    if !Uid::effective().is_root() {
+    if !arguments.list && !Uid::effective().is_root() {
         bail!("the end-to-end suites make network namespaces: run them as root");
     }
     if let Some(name) = &arguments.case {
@@ -107,14 +106,22 @@ fn run(arguments: &Arguments, cases: &[Case]) -> Result<()> {
             .context("no such case")?;
         return (case.run)(Engine::detect()?).inspect_err(|_| print!("{}", process::tails(60)));
     }
-    let words = &arguments.words;
+    let named = |case: &Case, words: &[String]| words.iter().any(|word| case.name.contains(word));
     let chosen = |case: &&Case| {
-        (words.is_empty() && !case.name.starts_with(kubernetes::PREFIX))
-            || words.iter().any(|word| case.name.contains(word.as_str()))
+        let wanted = if arguments.words.is_empty() {
+            !case.name.starts_with(kubernetes::PREFIX)
+        } else {
+            named(case, &arguments.words)
+        };
+        wanted && !named(case, &arguments.skip)
     };
     let chosen: Vec<&Case> = cases.iter().filter(chosen).collect();
     if chosen.is_empty() {
         bail!("no case matches; --list shows all");
+    }
+    if arguments.list {
+        chosen.iter().for_each(|case| println!("{}", case.name));
+        return Ok(());
     }
     println!("{} cases, {}", chosen.len(), Engine::detect()?);
     let mut failed = Vec::new();

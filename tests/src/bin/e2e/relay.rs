@@ -46,6 +46,10 @@ pub(crate) fn cases() -> Vec<Case> {
             "relay-by-our-own-server-joins-ipv6-only-and-ipv4-only",
             |engine| joins(engine, Whose::Own, Transport::Udp, Place::TwoFamilies),
         ),
+        case(
+            "relay-by-coturn-that-denies-private-peers-joins-two-symmetric-nats",
+            denied,
+        ),
         case("relay-policy-direct-never-relays-and-says-so", only_direct),
         case("relay-policy-relay-only-relays-even-on-one-lan", only_relay),
     ]
@@ -74,6 +78,14 @@ fn joins(engine: Engine, whose: Whose, transport: Transport, place: Place) -> Re
         );
     }
     Ok(())
+}
+
+/// As the README has it configured: one address that is denied must not cost the permission of the others.
+fn denied(engine: Engine) -> Result<()> {
+    let more = "denied-peer-ip=192.168.0.0-192.168.255.255";
+    let relayed = RelayScene::with(engine, Whose::Coturn, Transport::Udp, SYMMETRIC, more)?;
+    let _agents = relayed.connect()?;
+    relayed.scene.b.reaches(&relayed.scene.a)
 }
 
 fn only_direct(engine: Engine) -> Result<()> {

@@ -1,5 +1,6 @@
 //! TURN servers that refuse, lie, hang or forget: each costs nobody else anything, and the status says why it is of no use.
 
+use std::io::Write as _;
 use std::net::{SocketAddr, TcpListener};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -55,10 +56,11 @@ fn bad(machine: &Namespace, good: &Relay) -> Result<Vec<Bad>> {
     });
     let chatty = machine.enter(|| Ok(TcpListener::bind(at(9103))?))?;
     thread::spawn(move || {
-        use std::io::Write as _;
+        let mut open = Vec::new();
         for mut stream in chatty.incoming().flatten() {
             // Who has gone already does not hear it.
             let _ = stream.write_all(b"HTTP/1.1 400 Bad Request\r\n\r\n");
+            open.push(stream);
         }
     });
     let relay = |url: &str| Relay {
@@ -79,7 +81,10 @@ fn bad(machine: &Namespace, good: &Relay) -> Result<Vec<Bad>> {
             relay("turn:10.0.0.1:9102?transport=tcp"),
             &["answer", "time"],
         ),
-        bad(relay("turn:10.0.0.1:9103?transport=tcp"), &["TURN", "STUN"]),
+        bad(
+            relay("turn:10.0.0.1:9103?transport=tcp"),
+            &["TURN", "STUN", "answer"],
+        ),
         bad(relay("turn:10.0.0.1:9104?transport=udp"), &["refused"]),
         bad(relay("turn:10.0.0.1:9105?transport=tcp"), &["refused"]),
         bad(
@@ -87,7 +92,7 @@ fn bad(machine: &Namespace, good: &Relay) -> Result<Vec<Bad>> {
             &["answer", "time", "route", "reach"],
         ),
         bad(
-            relay("turn:nobody.invalid"),
+            relay("turn:nobody.invalid:3478?transport=udp"),
             &["resolve", "lookup", "name", "address"],
         ),
         bad(wrong, &["401", "credential", "password"]),
