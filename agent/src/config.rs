@@ -12,6 +12,8 @@ use wice_core::server::IceServer;
 use wice_core::settings::{CandidateKinds, InterfaceRule, PeerRule, Policy, Settings};
 use zeroize::Zeroizing;
 
+#[cfg(feature = "kubernetes")]
+use crate::signaling;
 use crate::signaling::Token;
 
 mod error;
@@ -31,6 +33,8 @@ const SCHEMES: &[&str] = &[
     "http",
     #[cfg(feature = "http")]
     "https",
+    #[cfg(feature = "kubernetes")]
+    "k8s",
     #[cfg(feature = "websocket")]
     "ws",
     #[cfg(feature = "websocket")]
@@ -171,6 +175,13 @@ fn backend(text: &str) -> Result<Url, ConfigError> {
             url.scheme(),
             SCHEMES.join(", ")
         )));
+    }
+    #[cfg(feature = "kubernetes")]
+    if url.scheme() == "k8s" {
+        return match signaling::check_place(&url) {
+            Ok(()) => Ok(url),
+            Err(wrong) => Err(problem(wrong)),
+        };
     }
     if !url.username().is_empty() || url.password().is_some() {
         return Err(problem(

@@ -79,7 +79,7 @@ impl Driver {
         let stun = StunPort::open()?;
         stun.self_test().await?;
         let kernel = Arc::new(Kernel::open().await?);
-        let bus = dbus::Service::start(command_sender, env!("CARGO_PKG_VERSION"));
+        let bus = dbus::Service::start(command_sender, env!("WICE_VERSION"));
         let mut seed = [0; 32];
         getrandom::fill(&mut seed)?;
         for warning in &config.warnings {
@@ -277,9 +277,15 @@ impl Driver {
 
     fn output(&mut self, output: Output) {
         match output {
-            Output::Publish { mailbox, sealed } => self.signaling.publish(mailbox, sealed),
+            Output::Publish {
+                mailbox,
+                recipient,
+                sealed,
+            } => self.signaling.publish(mailbox, recipient, sealed),
             Output::Withdraw(mailbox) => self.signaling.withdraw(mailbox),
-            Output::Subscribe(mailbox) => self.signaling.subscribe(mailbox),
+            Output::Subscribe { mailbox, recipient } => {
+                self.signaling.subscribe(mailbox, recipient);
+            }
             Output::Unsubscribe(mailbox) => self.signaling.unsubscribe(mailbox),
             Output::Transmit(transmit) => {
                 // The filter must be there before the first answer can be.

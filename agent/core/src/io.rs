@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use crate::device::Device;
 use crate::key::PublicKey;
-use crate::mailbox::{Mailbox, Sealed};
+use crate::mailbox::{Mailbox, Recipient, Sealed};
 use crate::relay::{RelayOrder, Relayed};
 use crate::settings::Settings;
 use crate::status::Reason;
@@ -108,13 +108,20 @@ pub enum Output {
     Publish {
         /// The mailbox from us to the peer.
         mailbox: Mailbox,
+        /// The peer, as its reader.
+        recipient: Recipient,
         /// The message.
         sealed: Sealed,
     },
     /// Take our message out of a mailbox.
     Withdraw(Mailbox),
     /// Deliver what is and will be left in a mailbox.
-    Subscribe(Mailbox),
+    Subscribe {
+        /// The mailbox from a peer to us.
+        mailbox: Mailbox,
+        /// We, as its reader.
+        recipient: Recipient,
+    },
     /// Stop delivering from a mailbox.
     Unsubscribe(Mailbox),
     /// Send STUN from a WireGuard port.

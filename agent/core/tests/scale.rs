@@ -126,10 +126,12 @@ impl Star {
 
     fn output(&mut self, host: usize, output: Output) {
         match output {
-            Output::Subscribe(mailbox) => {
+            Output::Subscribe { mailbox, .. } => {
                 self.readers.insert(mailbox, host);
             }
-            Output::Publish { mailbox, sealed } => {
+            Output::Publish {
+                mailbox, sealed, ..
+            } => {
                 self.count(host, "offers");
                 if let Some(reader) = self.readers.get(&mailbox) {
                     self.later(*reader, DELAY, Input::Message { mailbox, sealed });

@@ -14,7 +14,7 @@ use crate::candidate::{Candidate, Kind};
 use crate::device;
 use crate::ice::Ice;
 use crate::io::{Now, Output};
-use crate::mailbox::Sealed;
+use crate::mailbox::{Recipient, Sealed};
 use crate::offer::{Offer, Rejection, Role};
 use crate::path::Verdict;
 use crate::seal::PairSecrets;
@@ -110,7 +110,10 @@ impl Peer {
         let Some(secrets) = secrets else {
             return self.enter(State::Failed, Reason::InvalidKey, cx);
         };
-        cx.outputs.push_back(Output::Subscribe(secrets.incoming()));
+        cx.outputs.push_back(Output::Subscribe {
+            mailbox: secrets.incoming(),
+            recipient: Recipient::of(&own),
+        });
         let session = Session::start(
             own,
             self.id.key,
@@ -323,6 +326,7 @@ impl Peer {
                         rid = offer.rid, candidates = offer.candidates.len(), eoc = offer.eoc, "publishes an offer");
                     cx.outputs.push_back(Output::Publish {
                         mailbox: negotiation.secrets.outgoing(),
+                        recipient: Recipient::of(&self.id.key),
                         sealed,
                     });
                 }

@@ -387,11 +387,13 @@ impl World {
     fn drain(&mut self, host: usize) {
         while let Some(output) = self.hosts[host].mesh.poll() {
             match output {
-                Output::Publish { mailbox, sealed } => self.publish(mailbox, sealed),
+                Output::Publish {
+                    mailbox, sealed, ..
+                } => self.publish(mailbox, sealed),
                 Output::Withdraw(mailbox) => {
                     self.mailboxes.remove(&mailbox);
                 }
-                Output::Subscribe(mailbox) => {
+                Output::Subscribe { mailbox, .. } => {
                     self.hosts[host].subscriptions.insert(mailbox);
                     if let Some(sealed) = self.mailboxes.get(&mailbox).cloned() {
                         self.at(DELAY, host, Input::Message { mailbox, sealed });

@@ -242,10 +242,12 @@ impl Members {
         let mut wrote = false;
         while let Some(output) = self.mesh.poll() {
             let operation = match output {
-                Output::Publish { mailbox, sealed } => {
+                Output::Publish {
+                    mailbox, sealed, ..
+                } => {
                     json!({"op": "publish", "mailbox": mailbox.to_string(), "message": sealed.as_str()})
                 }
-                Output::Subscribe(mailbox) => {
+                Output::Subscribe { mailbox, .. } => {
                     json!({"op": "subscribe", "mailboxes": [mailbox.to_string()]})
                 }
                 Output::Transmit(transmit) => {
