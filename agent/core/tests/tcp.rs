@@ -155,6 +155,10 @@ fn tcp_wins_over_a_relay_that_was_there_first() {
     world.traffic(Duration::from_secs(30), |_| {});
     assert!(over_tcp(&world));
     assert_eq!((world.hosts[0].lost, world.hosts[1].lost), (0, 0));
+    for host in &world.hosts {
+        let relay = host.relay.as_ref().expect("it has one");
+        assert!(relay.route.is_none(), "the relay is left");
+    }
 }
 
 #[test]
