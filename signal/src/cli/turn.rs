@@ -1,12 +1,13 @@
 //! The flags of the TURN server.
 
-use std::env;
 use std::net::{IpAddr, SocketAddr};
 use std::ops::RangeInclusive;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::Duration;
 
 use wice_signal::{Secret, SecretError, TurnLimits, TurnOptions};
+
+use super::credential;
 
 /// What makes a relay of the server.
 #[derive(Debug, clap::Args)]
@@ -17,9 +18,9 @@ pub(super) struct TurnFlags {
     #[arg(long, value_name = "ADDR:PORT")]
     turn: Vec<SocketAddr>,
 
-    /// Serve TURN over TLS here, with --tls-cert and --tls-key. May be repeated; the usual port is 5349, and 443 passes
-    /// most firewalls.
-    #[arg(long, value_name = "ADDR:PORT", requires = "tls_cert")]
+    /// Serve TURN over TLS here, with the certificate of --tls-cert. May be repeated; the usual port is 5349,
+    /// and 443 passes most firewalls.
+    #[arg(long, value_name = "ADDR:PORT")]
     turn_tls: Vec<SocketAddr>,
 
     /// The address of relayed packets as others see it, where it is not the one that is listened on: behind 1:1 NAT or
@@ -89,7 +90,7 @@ impl TurnFlags {
         if self.turn.is_empty() && self.turn_tls.is_empty() {
             return Ok(None);
         }
-        let file = self.turn_secret_file.or_else(credential);
+        let file = self.turn_secret_file.or_else(|| credential("turn-secret"));
         Ok(Some(TurnOptions {
             listen: self.turn,
             tls: self.turn_tls,
@@ -119,11 +120,4 @@ fn ports(text: &str) -> Result<RangeInclusive<u16>, String> {
         (low > 0 && low <= high).then_some(low..=high)
     });
     range.ok_or_else(|| "expected two ports, the lower one first, such as 49152-65535".into())
-}
-
-/// The secret's file among systemd's credentials, if the unit was given one.
-fn credential() -> Option<PathBuf> {
-    let directory = env::var_os("CREDENTIALS_DIRECTORY")?;
-    let file = Path::new(&directory).join("turn-secret");
-    file.exists().then_some(file)
 }
