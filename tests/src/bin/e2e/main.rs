@@ -108,13 +108,9 @@ fn run(arguments: &Arguments, cases: &[Case]) -> Result<()> {
     }
     let named = |case: &Case, words: &[String]| words.iter().any(|word| case.name.contains(word));
     let chosen = |case: &&Case| {
-<<<<<<< HEAD
-        let wanted = arguments.words.is_empty() || named(case, &arguments.words);
+        let wanted = named(case, &arguments.words)
+            || (arguments.words.is_empty() && !case.name.starts_with(kubernetes::PREFIX));
         wanted && !named(case, &arguments.skip)
-=======
-        (words.is_empty() && !case.name.starts_with(kubernetes::PREFIX))
-            || words.iter().any(|word| case.name.contains(word.as_str()))
->>>>>>> main
     };
     let chosen: Vec<&Case> = cases.iter().filter(chosen).collect();
     if chosen.is_empty() {
