@@ -10,7 +10,7 @@ use wice_tests::wait::{steadily, until};
 use wice_tests::wireguard::Engine;
 
 use crate::Case;
-use crate::scene::{PATIENCE, Scene};
+use wice_tests::scene::{PATIENCE, Scene, Side};
 
 /// What the names of the cases begin with that need an API server.
 pub(crate) const PREFIX: &str = "kubernetes-";
@@ -152,13 +152,12 @@ fn attacker(engine: Engine) -> Result<()> {
             Duration::from_millis(500),
             &(true, true),
             || {
-                let connected =
-                    |agent: &Agent, side: &crate::scene::Side, other: &crate::scene::Side| {
-                        let peer = agent.peer(&side.tunnel, &other.tunnel)?;
-                        Ok::<_, anyhow::Error>(
-                            peer.is_some_and(|one| one.state == "connected" && one.restarts == 0),
-                        )
-                    };
+                let connected = |agent: &Agent, side: &Side, other: &Side| {
+                    let peer = agent.peer(&side.tunnel, &other.tunnel)?;
+                    Ok::<_, anyhow::Error>(
+                        peer.is_some_and(|one| one.state == "connected" && one.restarts == 0),
+                    )
+                };
                 Ok((
                     connected(&a, &scene.a, &scene.b)?,
                     connected(&b, &scene.b, &scene.a)?,
