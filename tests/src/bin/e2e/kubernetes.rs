@@ -10,7 +10,7 @@ use wice_tests::wait::{steadily, until};
 use wice_tests::wireguard::Engine;
 
 use crate::Case;
-use wice_tests::scene::{PATIENCE, Scene};
+use wice_tests::scene::{PATIENCE, Scene, Side};
 
 /// What the names of the cases begin with that need an API server.
 pub(crate) const PREFIX: &str = "kubernetes-";
@@ -152,9 +152,7 @@ fn attacker(engine: Engine) -> Result<()> {
             Duration::from_millis(500),
             &(true, true),
             || {
-                let connected = |agent: &Agent,
-                                 side: &wice_tests::scene::Side,
-                                 other: &wice_tests::scene::Side| {
+                let connected = |agent: &Agent, side: &Side, other: &Side| {
                     let peer = agent.peer(&side.tunnel, &other.tunnel)?;
                     Ok::<_, anyhow::Error>(
                         peer.is_some_and(|one| one.state == "connected" && one.restarts == 0),

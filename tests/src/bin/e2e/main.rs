@@ -108,11 +108,8 @@ fn run(arguments: &Arguments, cases: &[Case]) -> Result<()> {
     }
     let named = |case: &Case, words: &[String]| words.iter().any(|word| case.name.contains(word));
     let chosen = |case: &&Case| {
-        let wanted = if arguments.words.is_empty() {
-            !case.name.starts_with(kubernetes::PREFIX)
-        } else {
-            named(case, &arguments.words)
-        };
+        let wanted = named(case, &arguments.words)
+            || (arguments.words.is_empty() && !case.name.starts_with(kubernetes::PREFIX));
         wanted && !named(case, &arguments.skip)
     };
     let chosen: Vec<&Case> = cases.iter().filter(chosen).collect();
