@@ -10,7 +10,7 @@ use clap::{Parser, ValueEnum};
 /// signalling backend, and writes the endpoint that works back into the interface. Needs CAP_NET_ADMIN and CAP_NET_RAW.
 /// Follow it with `wicectl status`.
 #[derive(Debug, Parser)]
-#[command(version, after_help = EXIT_CODES)]
+#[command(version = env!("WICE_VERSION"), after_help = EXIT_CODES)]
 pub(crate) struct Cli {
     /// Read this file instead of /etc/wice/wice.toml, and FILE.d/*.toml after it
     #[arg(long, value_name = "FILE")]

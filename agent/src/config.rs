@@ -12,6 +12,8 @@ use wice_core::server::IceServer;
 use wice_core::settings::{CandidateKinds, InterfaceRule, PeerRule, Policy, Settings};
 use zeroize::Zeroizing;
 
+#[cfg(feature = "kubernetes")]
+use crate::signaling;
 use crate::signaling::Token;
 
 mod error;
@@ -31,6 +33,8 @@ const SCHEMES: &[&str] = &[
     "http",
     #[cfg(feature = "http")]
     "https",
+    #[cfg(feature = "kubernetes")]
+    "k8s",
     #[cfg(feature = "websocket")]
     "ws",
     #[cfg(feature = "websocket")]
@@ -172,6 +176,13 @@ fn backend(text: &str) -> Result<Url, ConfigError> {
             SCHEMES.join(", ")
         )));
     }
+    #[cfg(feature = "kubernetes")]
+    if url.scheme() == "k8s" {
+        return match signaling::check_place(&url) {
+            Ok(()) => Ok(url),
+            Err(wrong) => Err(problem(wrong)),
+        };
+    }
     if !url.username().is_empty() || url.password().is_some() {
         return Err(problem(
             "a user name or password would show wherever the URL shows; put a token into token-file".into(),
@@ -226,11 +237,11 @@ fn candidates(kinds: Option<Vec<String>>) -> Result<CandidateKinds, ConfigError>
         return Ok(Settings::default().candidates);
     };
     for kind in &kinds {
-        if !matches!(kind.as_str(), "host" | "srflx" | "relay") {
+        if !matches!(kind.as_str(), "host" | "srflx" | "relay" | "tcp") {
             return Err(ConfigError::Value {
                 key: "[ice] candidates",
                 value: kind.clone(),
-                problem: "expected \"host\", \"srflx\" or \"relay\"".into(),
+                problem: "expected \"host\", \"srflx\", \"relay\" or \"tcp\"".into(),
             });
         }
     }
@@ -238,6 +249,7 @@ fn candidates(kinds: Option<Vec<String>>) -> Result<CandidateKinds, ConfigError>
         host: kinds.iter().any(|kind| kind == "host"),
         server_reflexive: kinds.iter().any(|kind| kind == "srflx"),
         relay: kinds.iter().any(|kind| kind == "relay"),
+        tcp: kinds.iter().any(|kind| kind == "tcp"),
     })
 }
 

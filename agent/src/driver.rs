@@ -17,7 +17,7 @@ use crate::config::Config;
 use crate::dbus::{self, Command};
 use crate::kernel::Kernel;
 use crate::logging::causes;
-use crate::net::{Relays, StunPort};
+use crate::net::{Relays, Streams, StunPort};
 use crate::signaling::{self, BackendConfig, BackendState, Signaling};
 use crate::systemd;
 
@@ -39,6 +39,7 @@ pub(crate) struct Driver {
     errands: Errands,
     stun: StunPort,
     relays: Relays,
+    streams: Streams,
     signaling: Signaling,
     bus: dbus::Service,
     resolver: Resolver,
@@ -78,7 +79,7 @@ impl Driver {
         let stun = StunPort::open()?;
         stun.self_test().await?;
         let kernel = Arc::new(Kernel::open().await?);
-        let bus = dbus::Service::start(command_sender, env!("CARGO_PKG_VERSION"));
+        let bus = dbus::Service::start(command_sender, env!("WICE_VERSION"));
         let mut seed = [0; 32];
         getrandom::fill(&mut seed)?;
         for warning in &config.warnings {
@@ -94,6 +95,7 @@ impl Driver {
             kernel,
             stun,
             relays: Relays::new(),
+            streams: Streams::default(),
             signaling,
             bus,
             resolver: Resolver::default(),
@@ -151,6 +153,7 @@ impl Driver {
                 }
                 news = self.errands.next() => self.news(news).await,
                 event = self.relays.next() => self.relay_event(event),
+                input = self.streams.next() => self.input(Input::Tcp(input)),
                 servers = self.resolver.next() => self.input(Input::StunServers(servers)),
                 () = sleep_until(next) => {}
             }
@@ -274,9 +277,15 @@ impl Driver {
 
     fn output(&mut self, output: Output) {
         match output {
-            Output::Publish { mailbox, sealed } => self.signaling.publish(mailbox, sealed),
+            Output::Publish {
+                mailbox,
+                recipient,
+                sealed,
+            } => self.signaling.publish(mailbox, recipient, sealed),
             Output::Withdraw(mailbox) => self.signaling.withdraw(mailbox),
-            Output::Subscribe(mailbox) => self.signaling.subscribe(mailbox),
+            Output::Subscribe { mailbox, recipient } => {
+                self.signaling.subscribe(mailbox, recipient);
+            }
             Output::Unsubscribe(mailbox) => self.signaling.unsubscribe(mailbox),
             Output::Transmit(transmit) => {
                 // The filter must be there before the first answer can be.
@@ -287,6 +296,7 @@ impl Driver {
                     debug!(destination = %transmit.destination, "cannot send a check: {error}");
                 }
             }
+            Output::Tcp(order) => self.streams.order(order),
             Output::Relay(order) => self.relays.order(order),
             Output::SetEndpoint {
                 interface,

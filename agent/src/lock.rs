@@ -14,7 +14,7 @@ pub(crate) struct Lock {
     _file: Flock<File>,
 }
 
-/// The directory of the lock; of root alone, so that nobody else can keep an agent from starting.
+/// The directory of the lock; of root or of the agent's user, so that nobody else can keep an agent from starting.
 const DIRECTORY: &str = "/run/wice";
 
 impl Lock {
@@ -31,14 +31,7 @@ impl Lock {
             }
             _ => {}
         }
-        let file = OpenOptions::new()
-            .create(true)
-            .truncate(false)
-            .read(true)
-            .write(true)
-            .mode(0o644)
-            .open(&path)
-            .map_err(failed)?;
+        let file = open(&path).map_err(failed)?;
         match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
             Ok(mut file) => {
                 // Only to tell a second agent who holds it.
@@ -54,6 +47,21 @@ impl Lock {
             }
             Err((_, errno)) => Err(failed(errno.into())),
         }
+    }
+}
+
+/// A file that an agent of another user left can be locked all the same, though not written.
+fn open(path: &Path) -> std::io::Result<File> {
+    let file = OpenOptions::new()
+        .create(true)
+        .truncate(false)
+        .read(true)
+        .write(true)
+        .mode(0o644)
+        .open(path);
+    match file {
+        Err(error) if error.kind() == std::io::ErrorKind::PermissionDenied => File::open(path),
+        other => other,
     }
 }
 

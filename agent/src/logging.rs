@@ -17,8 +17,9 @@ use tracing_subscriber::util::SubscriberInitExt;
 use crate::cli::Level;
 
 /// Crates that never log: on a damaged datagram netlink-proto prints its bytes, which may hold private keys, and the
-/// checks print passwords when traced; stun-types warns of every malformed packet that anybody sends.
-const SILENT: [&str; 10] = [
+/// checks print passwords when traced; stun-types warns of every malformed packet that anybody sends;
+/// kube_client prints answers that it cannot read, and a Secret is one.
+const SILENT: [&str; 11] = [
     "netlink_proto",
     "netlink_packet_core",
     "netlink_packet_generic",
@@ -27,6 +28,7 @@ const SILENT: [&str; 10] = [
     "genetlink",
     "rtnetlink",
     "is",
+    "kube_client",
     "stun_types",
     "turn_types",
 ];

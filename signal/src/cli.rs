@@ -28,7 +28,7 @@ pub(crate) const DEFAULT_IPV4: SocketAddr =
 /// served on the same addresses; GET /v1/openapi.json describes them.
 #[derive(Debug, Parser)]
 #[command(
-    version,
+    version = env!("WICE_VERSION"),
     after_help = "SIGHUP reads certificate and key again. SIGTERM and SIGINT stop the server within five seconds.\n\
         Exit status: 0 stopped by a signal, 1 failed, 2 wrong usage."
 )]
@@ -38,7 +38,8 @@ pub(crate) struct Cli {
     #[arg(long, value_name = "ADDR:PORT")]
     pub(crate) listen: Vec<SocketAddr>,
 
-    /// Serve TLS (HTTPS, WSS) with this certificate chain in PEM.
+    /// Serve TLS (HTTPS, WSS) with this certificate chain in PEM [default: the systemd credentials tls-cert and
+    /// tls-key, if both are there].
     #[arg(long, value_name = "FILE", requires = "tls_key")]
     tls_cert: Option<PathBuf>,
 
@@ -108,7 +109,7 @@ pub(crate) enum InvalidOptions {
 impl Cli {
     /// What the server is made of, with token and secret read.
     pub(crate) fn options(self) -> Result<Options, InvalidOptions> {
-        let token = match (&self.token_file, credential()) {
+        let token = match (&self.token_file, credential("signaling-token")) {
             (Some(file), _) => Some(Token::read(file)?),
             (None, Some(file)) => Some(Token::read(&file)?),
             (None, None) => None,
@@ -118,7 +119,8 @@ impl Cli {
         } else {
             self.listen
         };
-        let tls = self.tls_cert.zip(self.tls_key);
+        let credentials = || credential("tls-cert").zip(credential("tls-key"));
+        let tls = self.tls_cert.zip(self.tls_key).or_else(credentials);
         Ok(Options {
             listen,
             tls: tls.map(|(cert, key)| TlsFiles { cert, key }),
@@ -137,9 +139,9 @@ impl Cli {
     }
 }
 
-/// The token's file among systemd's credentials, if the unit was given one.
-fn credential() -> Option<PathBuf> {
+/// The file of this name among systemd's credentials, if the unit was given one.
+fn credential(name: &str) -> Option<PathBuf> {
     let directory = env::var_os("CREDENTIALS_DIRECTORY")?;
-    let file = Path::new(&directory).join("signaling-token");
+    let file = Path::new(&directory).join(name);
     file.exists().then_some(file)
 }

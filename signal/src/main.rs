@@ -85,6 +85,9 @@ async fn serve(cli: Cli) -> anyhow::Result<()> {
         &server.relay_addrs(),
         server.turn_addrs().is_empty() && server.turn_tls_addrs().is_empty(),
     );
+    if !has_token && !server.relay_addrs().is_empty() {
+        warn!("whoever reaches this server may have packets relayed: set --token-file");
+    }
     let public = |address: &SocketAddr| !address.ip().is_loopback();
     if has_token && tls.is_none() && server.local_addrs().iter().any(public) {
         warn!(

@@ -8,6 +8,7 @@ use serde::Deserialize;
 
 use crate::bus;
 use crate::certificate::trust;
+use crate::cluster;
 use crate::coturn::Relay;
 use crate::namespace::Namespace;
 use crate::process::Process;
@@ -173,6 +174,8 @@ pub struct PeerStatus {
 pub struct CandidateStatus {
     /// `host`, `srflx`, `prflx` or `relay`.
     pub r#type: String,
+    /// `udp4`, `udp6`, `tcp4` or `tcp6`.
+    pub network: String,
 }
 
 impl Agent {
@@ -205,7 +208,8 @@ impl Agent {
         let mut command = host.machine.command(program("wice-agent")?);
         command
             .args(["--config", "/run/lab/wice.toml"])
-            .env("DBUS_SYSTEM_BUS_ADDRESS", bus::ADDRESS);
+            .env("DBUS_SYSTEM_BUS_ADDRESS", bus::ADDRESS)
+            .env("KUBECONFIG", cluster::KUBECONFIG);
         Ok(command)
     }
 

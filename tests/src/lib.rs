@@ -6,8 +6,10 @@
 //! so whichever way a test ends, nothing is left behind. Start long-lived processes from a thread that outlives them.
 
 pub mod agent;
+pub mod booted;
 pub mod bus;
 pub mod certificate;
+pub mod cluster;
 pub mod coturn;
 pub mod cut;
 pub mod iperf;

@@ -108,6 +108,11 @@ impl Server {
         self.process.crash()
     }
 
+    /// Returns the process id.
+    pub fn process(&self) -> u32 {
+        self.process.id()
+    }
+
     /// Stops the server.
     pub fn stop(&mut self) -> Result<()> {
         let status = self.process.stop()?;

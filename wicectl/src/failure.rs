@@ -95,10 +95,15 @@ impl From<zbus::Error> for Failure {
                 }
                 other => Self::Bus(zbus::Error::FDO(Box::new(other))),
             },
+            // The bus asked systemd for the agent, in vain: its unit is not enabled, or does not start.
+            zbus::Error::MethodError(ref name, ..) if name.starts_with(SYSTEMD) => Self::NotRunning,
             other => Self::Bus(other),
         }
     }
 }
+
+/// How the names of systemd's errors begin.
+const SYSTEMD: &str = "org.freedesktop.systemd1.";
 
 impl From<wice_bus::Error> for Failure {
     fn from(error: wice_bus::Error) -> Self {

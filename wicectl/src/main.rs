@@ -23,7 +23,7 @@ use print::style::{Style, When};
 /// A PEER is its name, its public key, or the beginning of its key. Exit status: 0 done, 1 failed, 2 wrong usage,
 /// 3 timeout, 4 not authorized, 8 the agent is not running, 10 no such interface or peer.
 #[derive(Parser)]
-#[command(version, max_term_width = 100)]
+#[command(version = env!("WICE_VERSION"), max_term_width = 100)]
 struct Arguments {
     /// When to use colours; NO_COLOR in the environment turns `auto` off.
     #[arg(long, value_enum, default_value_t = When::Auto, global = true)]

@@ -53,6 +53,29 @@ impl Network {
         }
     }
 
+    /// TCP over the address's family.
+    pub const fn tcp(address: &IpAddr) -> Self {
+        match address {
+            IpAddr::V4(_) => Self::Tcp4,
+            IpAddr::V6(_) => Self::Tcp6,
+        }
+    }
+
+    /// The word on D-Bus and in JSON.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Udp4 => "udp4",
+            Self::Udp6 => "udp6",
+            Self::Tcp4 => "tcp4",
+            Self::Tcp6 => "tcp6",
+        }
+    }
+
+    /// Tells whether it is TCP.
+    pub const fn is_tcp(self) -> bool {
+        matches!(self, Self::Tcp4 | Self::Tcp6)
+    }
+
     const fn is_ipv4(self) -> bool {
         matches!(self, Self::Udp4 | Self::Tcp4)
     }

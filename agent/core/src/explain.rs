@@ -5,12 +5,13 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
 
-use crate::candidate::{Candidate, Kind};
+use crate::candidate::{Candidate, Kind, Network};
 use crate::ice::LocalCandidate;
 use crate::relay::Relayed;
 use crate::server::Transport;
 use crate::settings::Policy;
 use crate::status::{CandidateStatus, PathKind, Reason, State};
+use crate::tcp::Stream;
 
 /// Everything that is known about the present attempt to reach a peer.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -103,7 +104,10 @@ pub struct Exchange {
 
 /// Messages per pair of base and remote address.
 #[derive(Debug, Default)]
-pub struct Ledger(BTreeMap<(SocketAddr, SocketAddr), Exchange>);
+pub struct Ledger {
+    udp: BTreeMap<(SocketAddr, SocketAddr), Exchange>,
+    tcp: BTreeMap<(SocketAddr, SocketAddr), Exchange>,
+}
 
 /// The pairs that are counted; an offer has 16 candidates at most, and a machine about as many addresses.
 const MAX_PAIRS: usize = 256;
@@ -111,29 +115,58 @@ const MAX_PAIRS: usize = 256;
 impl Ledger {
     /// Counts a STUN message that was sent.
     pub fn sent(&mut self, base: SocketAddr, remote: SocketAddr, payload: &[u8]) {
-        if is_request(payload)
-            && let Some(exchange) = self.exchange(base, remote)
-        {
-            exchange.sent = exchange.sent.saturating_add(1);
-        }
+        count_sent(&mut self.udp, (base, remote), payload);
     }
 
     /// Counts a STUN message of the peer's.
     pub fn received(&mut self, base: SocketAddr, remote: SocketAddr, payload: &[u8]) {
-        if let Some(exchange) = self.exchange(base, remote) {
-            let count = if is_request(payload) {
-                &mut exchange.received
-            } else {
-                &mut exchange.answered
-            };
-            *count = count.saturating_add(1);
-        }
+        count_received(&mut self.udp, (base, remote), payload);
     }
 
-    fn exchange(&mut self, base: SocketAddr, remote: SocketAddr) -> Option<&mut Exchange> {
-        let room = self.0.len() < MAX_PAIRS || self.0.contains_key(&(base, remote));
-        room.then(|| self.0.entry((base, remote)).or_default())
+    /// Counts a STUN message that was sent on a stream.
+    pub fn sent_on(&mut self, stream: Stream, payload: &[u8]) {
+        count_sent(&mut self.tcp, (stream.local, stream.remote), payload);
     }
+
+    /// Counts a STUN message of the peer's that came on a stream.
+    pub fn received_on(&mut self, stream: Stream, payload: &[u8]) {
+        count_received(&mut self.tcp, (stream.local, stream.remote), payload);
+    }
+}
+
+fn count_sent(
+    exchanges: &mut BTreeMap<(SocketAddr, SocketAddr), Exchange>,
+    ends: (SocketAddr, SocketAddr),
+    payload: &[u8],
+) {
+    if is_request(payload)
+        && let Some(exchange) = exchange(exchanges, ends)
+    {
+        exchange.sent = exchange.sent.saturating_add(1);
+    }
+}
+
+fn count_received(
+    exchanges: &mut BTreeMap<(SocketAddr, SocketAddr), Exchange>,
+    ends: (SocketAddr, SocketAddr),
+    payload: &[u8],
+) {
+    if let Some(exchange) = exchange(exchanges, ends) {
+        let count = if is_request(payload) {
+            &mut exchange.received
+        } else {
+            &mut exchange.answered
+        };
+        *count = count.saturating_add(1);
+    }
+}
+
+fn exchange(
+    exchanges: &mut BTreeMap<(SocketAddr, SocketAddr), Exchange>,
+    ends: (SocketAddr, SocketAddr),
+) -> Option<&mut Exchange> {
+    let room = exchanges.len() < MAX_PAIRS || exchanges.contains_key(&ends);
+    room.then(|| exchanges.entry(ends).or_default())
 }
 
 /// Checks of a pair without an answer that mean something: by then the first was sent more than half a second ago.
@@ -173,6 +206,7 @@ impl Explanation {
                 .iter()
                 .map(|local| CandidateStatus {
                     kind: local.kind,
+                    network: Network::udp(&local.address.ip()),
                     address: local.address,
                 })
                 .collect(),
@@ -181,6 +215,7 @@ impl Explanation {
                 .iter()
                 .map(|remote| CandidateStatus {
                     kind: remote.kind,
+                    network: remote.network,
                     address: remote.socket_addr(),
                 })
                 .collect(),
@@ -193,7 +228,7 @@ impl Explanation {
 impl Facts<'_> {
     /// Every base of ours with every candidate of the peer's family, and what arrived from elsewhere.
     fn pairs(&self) -> Vec<Pair> {
-        let Some(Ledger(ledger)) = self.ledger else {
+        let Some(ledger) = self.ledger else {
             return Vec::new();
         };
         let bases: BTreeSet<SocketAddr> = self
@@ -202,35 +237,46 @@ impl Facts<'_> {
             .iter()
             .map(|local| local.base)
             .collect();
-        let mut ends: BTreeSet<(SocketAddr, SocketAddr)> = ledger.keys().copied().collect();
-        for remote in self.remotes {
+        let mut ends: BTreeSet<(SocketAddr, SocketAddr)> = ledger.udp.keys().copied().collect();
+        for remote in self.udp_remotes() {
             let remote = remote.socket_addr();
             let bases = bases
                 .iter()
                 .filter(|base| base.is_ipv4() == remote.is_ipv4());
             ends.extend(bases.map(|base| (*base, remote)));
         }
-        let pair = |(base, remote): (SocketAddr, SocketAddr)| {
-            let exchange = ledger.get(&(base, remote)).copied().unwrap_or_default();
-            let kind = self
-                .remotes
-                .iter()
-                .find(|candidate| candidate.socket_addr() == remote)
+        let pair = |(base, remote): (SocketAddr, SocketAddr), over: Network| {
+            let exchanges = if over.is_tcp() {
+                &ledger.tcp
+            } else {
+                &ledger.udp
+            };
+            let exchange = exchanges.get(&(base, remote)).copied().unwrap_or_default();
+            let kind = (self.remotes.iter())
+                .find(|it| it.network == over && it.socket_addr() == remote)
                 .map_or(Kind::Prflx, |candidate| candidate.kind);
             Pair {
                 local: CandidateStatus {
                     kind: self.base_kind(base),
+                    network: over,
                     address: base,
                 },
                 remote: CandidateStatus {
                     kind,
+                    network: over,
                     address: remote,
                 },
                 state: self.pair_state((base, remote), exchange),
                 exchange,
             }
         };
-        ends.into_iter().map(pair).collect()
+        let udp = (ends.into_iter()).map(|ends| pair(ends, Network::udp(&ends.1.ip())));
+        let tcp = (ledger.tcp.keys()).map(|ends| pair(*ends, Network::tcp(&ends.1.ip())));
+        udp.chain(tcp).collect()
+    }
+
+    fn udp_remotes(&self) -> impl Iterator<Item = &Candidate> {
+        self.remotes.iter().filter(|it| !it.network.is_tcp())
     }
 
     fn base_kind(&self, base: SocketAddr) -> Kind {
@@ -241,9 +287,9 @@ impl Facts<'_> {
     /// The messages of pairs without a relay at either end.
     fn direct(&self) -> BTreeMap<(SocketAddr, SocketAddr), Exchange> {
         let relays = |remote: SocketAddr| {
-            (self.remotes.iter()).any(|it| it.kind == Kind::Relay && it.socket_addr() == remote)
+            (self.udp_remotes()).any(|it| it.kind == Kind::Relay && it.socket_addr() == remote)
         };
-        let pairs = self.ledger.into_iter().flat_map(|Ledger(ledger)| ledger);
+        let pairs = self.ledger.into_iter().flat_map(|ledger| &ledger.udp);
         pairs
             .filter(|((base, remote), _)| self.base_kind(*base) == Kind::Host && !relays(*remote))
             .map(|(pair, exchange)| (*pair, *exchange))
@@ -290,7 +336,7 @@ impl Facts<'_> {
             .filter(|it| direct(it.kind))
             .map(|it| it.address)
             .collect();
-        let theirs: Vec<SocketAddr> = (self.remotes.iter())
+        let theirs: Vec<SocketAddr> = (self.udp_remotes())
             .filter(|it| direct(it.kind))
             .map(Candidate::socket_addr)
             .collect();
@@ -345,7 +391,7 @@ impl Facts<'_> {
     /// Two servers saw one address of the peer's differently, or we see it where none of them did.
     fn peer_mapping_varies(&self, mut from: impl Iterator<Item = SocketAddr>) -> bool {
         let mut mapped = BTreeMap::new();
-        let reflexive = || self.remotes.iter().filter(|it| it.kind == Kind::Srflx);
+        let reflexive = || self.udp_remotes().filter(|it| it.kind == Kind::Srflx);
         let differs = reflexive().any(|remote| {
             let address = remote.socket_addr();
             let base = remote.related_address.zip(remote.related_port);
@@ -353,7 +399,7 @@ impl Facts<'_> {
         });
         differs
             || from.any(|from| {
-                let known = self.remotes.iter().any(|it| it.socket_addr() == from);
+                let known = self.udp_remotes().any(|it| it.socket_addr() == from);
                 !known && reflexive().any(|it| it.address == from.ip())
             })
     }

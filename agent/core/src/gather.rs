@@ -146,6 +146,12 @@ impl Gather {
         asked.then(|| self.bindings.values().any(|it| it.mapped.is_some()))
     }
 
+    /// Tells whether every STUN server was given up: UDP does not get out.
+    pub fn is_udp_blocked(&self) -> bool {
+        !self.bindings.is_empty()
+            && (self.bindings.values()).all(|it| it.finished && it.mapped.is_none())
+    }
+
     /// Keeps mappings alive while somebody may still be told of them.
     pub fn set_refreshing(&mut self, refreshing: bool, now: Instant) {
         if refreshing && !self.refreshing {

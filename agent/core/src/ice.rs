@@ -9,15 +9,17 @@ use std::time::{Duration, Instant};
 use is::stun::{StunMessage, StunPacket};
 use is::{IceAgent, IceAgentEvent, IceConnectionState, IceCreds, Protocol};
 
-use crate::candidate::{Candidate, Kind};
+use crate::candidate::{Candidate, Kind, Network};
 use crate::explain::Ledger;
 use crate::gather::priority;
 use crate::io::Packet;
 use crate::offer::{Credentials, Role};
 use crate::relay::{Relayed, Route};
 use crate::status::{CandidateStatus, PathKind};
+use crate::tcp::Stream;
 
 mod consent;
+mod streams;
 
 use consent::Consent;
 
@@ -34,6 +36,10 @@ pub struct Ice {
     refused: BTreeSet<SocketAddr>,
     /// Where the peer may be: its candidates, and what its checks came from.
     reach: BTreeSet<IpAddr>,
+    /// Streams that are checked, and what the peer calls its end where we connected to it.
+    streams: BTreeMap<Stream, Option<Kind>>,
+    /// TCP candidates of the peer that the library knows.
+    passive: BTreeSet<SocketAddr>,
     /// The last answer per pair of base and remote address.
     heard: BTreeMap<(SocketAddr, SocketAddr), Answer>,
     selected: Option<(SocketAddr, SocketAddr)>,
@@ -91,6 +97,13 @@ pub enum IceEvent {
         /// The STUN message.
         payload: Vec<u8>,
     },
+    /// Send this on a stream.
+    Stream {
+        /// The stream.
+        stream: Stream,
+        /// The STUN message.
+        payload: Vec<u8>,
+    },
     /// This pair carries packets from now on; emitted again whenever a better one takes over.
     Selected(SelectedPair),
     /// No pair answers any more, or none ever did.
@@ -108,14 +121,36 @@ pub struct SelectedPair {
     pub local: CandidateStatus,
     /// The peer's end: WireGuard's endpoint, unless there is a route.
     pub remote: CandidateStatus,
-    /// What carries the packets outside of the kernel.
+    /// The relay that carries the packets.
     pub route: Option<Route>,
+    /// The TCP stream that carries them.
+    pub stream: Option<Stream>,
+}
+
+/// What carries a pair's packets, from the worst to the best.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Means {
+    /// A relay of ours or of the peer's.
+    Relay,
+    /// A TCP stream.
+    Stream,
+    /// WireGuard's own packets, straight to the peer.
+    Udp,
 }
 
 impl SelectedPair {
     /// Tells whether WireGuard cannot send to the peer's end itself.
     pub const fn needs_route(&self) -> bool {
-        self.route.is_some()
+        self.route.is_some() || self.stream.is_some()
+    }
+
+    /// What carries its packets, from the worst to the best.
+    pub fn means(&self) -> Means {
+        match (self.path(), self.stream) {
+            (PathKind::Direct, None) => Means::Udp,
+            (PathKind::Direct, Some(_)) => Means::Stream,
+            _ => Means::Relay,
+        }
     }
 
     /// How packets travel by it.
@@ -147,6 +182,8 @@ impl Ice {
             added: 0,
             refused: BTreeSet::new(),
             reach: BTreeSet::new(),
+            streams: BTreeMap::new(),
+            passive: BTreeSet::new(),
             heard: BTreeMap::new(),
             selected: None,
             consent,
@@ -262,10 +299,24 @@ impl Ice {
 
     /// Takes a STUN message; false when it is not for this session.
     pub fn handle_packet(&mut self, packet: &Packet, now: Instant) -> bool {
-        if self.refused.contains(&packet.source) {
-            return false;
-        }
-        let Ok(message) = StunMessage::parse(&packet.payload) else {
+        let Packet {
+            source,
+            destination,
+            payload,
+        } = packet;
+        !self.refused.contains(source)
+            && self.take(Protocol::Udp, *source, *destination, payload, now)
+    }
+
+    fn take(
+        &mut self,
+        proto: Protocol,
+        source: SocketAddr,
+        destination: SocketAddr,
+        payload: &[u8],
+        now: Instant,
+    ) -> bool {
+        let Ok(message) = StunMessage::parse(payload) else {
             return false;
         };
         let mapped = message
@@ -275,21 +326,27 @@ impl Ice {
         let accepted = self.agent.handle_packet(
             now,
             StunPacket {
-                proto: Protocol::Udp,
-                source: packet.source,
-                destination: packet.destination,
+                proto,
+                source,
+                destination,
                 message,
             },
         );
         if accepted && let Some(mapped) = mapped {
             let answer = Answer { mapped, at: now };
-            self.heard
-                .insert((packet.destination, packet.source), answer);
+            self.heard.insert((destination, source), answer);
         }
         if accepted {
-            self.reach(packet.source.ip());
-            self.ledger
-                .received(packet.destination, packet.source, &packet.payload);
+            self.reach(source.ip());
+            if proto == Protocol::Tcp {
+                let stream = Stream {
+                    local: destination,
+                    remote: source,
+                };
+                self.ledger.received_on(stream, payload);
+            } else {
+                self.ledger.received(destination, source, payload);
+            }
             // What arrived may allow a check or a nomination at once.
             self.agent.handle_timeout(now);
         }
@@ -299,6 +356,21 @@ impl Ice {
     /// The next thing that the checks want or found.
     pub fn poll(&mut self) -> Option<IceEvent> {
         while let Some(transmit) = self.agent.poll_transmit() {
+            if transmit.proto == Protocol::Tcp {
+                let stream = Stream {
+                    local: transmit.source,
+                    remote: transmit.destination,
+                };
+                // The library pairs every end of ours with every candidate of theirs, streams or not.
+                if !self.streams.contains_key(&stream) {
+                    continue;
+                }
+                self.ledger.sent_on(stream, &transmit.contents);
+                return Some(IceEvent::Stream {
+                    stream,
+                    payload: transmit.contents.to_vec(),
+                });
+            }
             // A candidate may have gone since.
             if !(self.locals.iter()).any(|local| local.base == transmit.source) {
                 continue;
@@ -323,10 +395,13 @@ impl Ice {
         while let Some(event) = self.agent.poll_event() {
             match event {
                 IceAgentEvent::NominatedSend {
+                    proto,
                     source,
                     destination,
-                    ..
                 } => {
+                    if proto == Protocol::Tcp && self.stream((source, destination)).is_none() {
+                        continue;
+                    }
                     self.selected = Some((source, destination));
                     self.withdrawn = false;
                     self.consent.selected();
@@ -359,23 +434,32 @@ impl Ice {
             .iter()
             .find(|local| local.address == mapped)
             .map_or(Kind::Prflx, |local| local.kind);
-        let (local_kind, mapped) = if relayed {
-            (Kind::Relay, base)
-        } else {
-            (local_kind, mapped)
-        };
         let remote_kind = self
             .remotes
             .get(&remote)
             .map_or(Kind::Prflx, |remote| remote.candidate.kind);
+        let stream = self.stream((base, remote));
+        let (local_kind, mapped, remote_kind) = match stream {
+            Some(stream) if mapped == base => (Kind::Host, base, self.remote_kind(stream)),
+            Some(stream) => (Kind::Prflx, mapped, self.remote_kind(stream)),
+            None if relayed => (Kind::Relay, base, remote_kind),
+            None => (local_kind, mapped, remote_kind),
+        };
+        let network = match stream {
+            Some(_) => Network::tcp,
+            None => Network::udp,
+        };
         Some(SelectedPair {
             base,
+            stream,
             local: CandidateStatus {
                 kind: local_kind,
+                network: network(&mapped.ip()),
                 address: mapped,
             },
             remote: CandidateStatus {
                 kind: remote_kind,
+                network: network(&remote.ip()),
                 address: remote,
             },
             route: relayed.then_some(Route {

@@ -5,10 +5,11 @@ use std::time::{Duration, Instant};
 
 use crate::device::Device;
 use crate::key::PublicKey;
-use crate::mailbox::{Mailbox, Sealed};
+use crate::mailbox::{Mailbox, Recipient, Sealed};
 use crate::relay::{RelayOrder, Relayed};
 use crate::settings::Settings;
 use crate::status::Reason;
+use crate::tcp::{TcpInput, TcpOrder};
 
 /// The present, as data: the core has no clock.
 #[derive(Debug, Clone, Copy)]
@@ -63,6 +64,8 @@ pub enum Input {
         /// A loopback address of this peer's own.
         endpoint: Option<SocketAddr>,
     },
+    /// Something about TCP streams between agents.
+    Tcp(TcpInput),
     /// A user asks for a new session with a peer.
     Restart {
         /// Name of the interface.
@@ -105,19 +108,28 @@ pub enum Output {
     Publish {
         /// The mailbox from us to the peer.
         mailbox: Mailbox,
+        /// The peer, as its reader.
+        recipient: Recipient,
         /// The message.
         sealed: Sealed,
     },
     /// Take our message out of a mailbox.
     Withdraw(Mailbox),
     /// Deliver what is and will be left in a mailbox.
-    Subscribe(Mailbox),
+    Subscribe {
+        /// The mailbox from a peer to us.
+        mailbox: Mailbox,
+        /// We, as its reader.
+        recipient: Recipient,
+    },
     /// Stop delivering from a mailbox.
     Unsubscribe(Mailbox),
     /// Send STUN from a WireGuard port.
     Transmit(Transmit),
     /// Something that the relays shall do.
     Relay(RelayOrder),
+    /// Something that shall happen to TCP streams between agents.
+    Tcp(TcpOrder),
     /// Write a peer's endpoint into the interface.
     SetEndpoint {
         /// Name of the interface.

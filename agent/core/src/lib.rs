@@ -21,4 +21,5 @@ pub mod session;
 pub mod settings;
 pub mod sign;
 pub mod status;
+pub mod tcp;
 pub mod turn;

@@ -6,6 +6,10 @@ use std::fmt;
 use std::str::FromStr;
 use std::sync::Arc;
 
+use sha2::{Digest, Sha256};
+
+use crate::key::PublicKey;
+
 /// Longest sealed message in bytes (protocol §2).
 pub const MAX_SEALED: usize = 16 * 1024;
 
@@ -52,6 +56,34 @@ impl FromStr for Mailbox {
 #[error("not a mailbox: expected 40 lower-case hex digits")]
 pub struct InvalidMailbox;
 
+/// Who reads a mailbox: the first 16 bytes of SHA-256 of the reader's public key (protocol §6).
+///
+/// For backends that find all mailboxes of one reader by a mark on them; it tells a key only to who knows the key.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Recipient([u8; 16]);
+
+impl Recipient {
+    /// The mark of the mailboxes that the holder of this key reads.
+    pub fn of(key: &PublicKey) -> Self {
+        let hash = Sha256::digest(key.as_bytes());
+        let mut mark = [0; 16];
+        mark.copy_from_slice(&hash[..16]);
+        Self(mark)
+    }
+}
+
+impl fmt::Display for Recipient {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&hex::encode(self.0))
+    }
+}
+
+impl fmt::Debug for Recipient {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Recipient({self})")
+    }
+}
+
 /// A sealed offer: a compact JWE, opaque to everyone but the two peers (protocol §4).
 #[derive(Clone, PartialEq, Eq)]
 pub struct Sealed(Arc<str>);
@@ -71,5 +103,17 @@ impl Sealed {
 impl fmt::Debug for Sealed {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "Sealed({} bytes)", self.0.len())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_recipient_is_the_first_half_of_the_hash_of_its_key() {
+        // printf '\1%.0s' {1..32} | sha256sum
+        let recipient = Recipient::of(&PublicKey::from_bytes([1; 32]));
+        assert_eq!(recipient.to_string(), "72cd6e8422c407fb6d098690f1130b7d");
     }
 }

@@ -24,6 +24,7 @@ mod negotiation;
 mod peer;
 mod relays;
 mod routes;
+mod streams;
 
 use alarms::Alarms;
 use context::Context;
@@ -129,6 +130,7 @@ impl Mesh {
                 };
                 self.with_peer(id, now, |peer, cx| peer.routed(endpoint, cx));
             }
+            Input::Tcp(input) => self.tcp(input, now),
             Input::Restart { interface, peer } => {
                 if let Some(index) = self.index(&interface) {
                     let id = PeerId {
@@ -320,9 +322,10 @@ impl Mesh {
         let Some(interface) = self.interfaces.get_mut(&index) else {
             return;
         };
-        let changed = interface.refresh();
+        let changed = interface.refresh(&self.settings);
         let next = interface.gather.poll_timeout();
         self.alarms.set(Alarm::Gather(index), next);
+        self.converge_doors(index);
         if changed {
             self.each_peer_of(index, now, |peer, cx| peer.gathered(cx));
         }
@@ -383,6 +386,8 @@ impl Mesh {
             name: self.settings.peer_name(&id.key),
             listen_port: interface.listen_port,
             policy: self.settings.policy,
+            tcp: self.settings.candidates.tcp,
+            udp_blocked: interface.gather.is_udp_blocked(),
             pace,
             allow_loopback: self.settings.allow_loopback,
             backend_up: self.backend_up,
@@ -390,6 +395,7 @@ impl Mesh {
         let unsettled = peer.is_unsettled();
         let needed = peer.needs_candidates();
         let was_busy = peer.is_busy();
+        let (negotiated, wanted) = (peer.negotiates(), peer.wants_streams());
         let result = act(peer, &mut cx);
         peer.settle(&mut cx);
         self.busy = (self.busy + u32::from(peer.is_busy())).saturating_sub(u32::from(was_busy));
@@ -414,11 +420,18 @@ impl Mesh {
             self.alarms.set(Alarm::Gather(id.interface), next);
         }
         let permit = interface.relays.changed;
+        let (negotiates, wants) = (peer.negotiates(), peer.wants_streams());
+        interface.doors.wanting =
+            (interface.doors.wanting + usize::from(wants)).saturating_sub(usize::from(wanted));
+        let doors = (negotiates, wants) != (negotiated, wanted);
         if unsettles {
             self.schedule_dump(id.interface, now, false);
         }
         if permit {
             self.permit(id.interface, position, now);
+        }
+        if doors {
+            self.converge_doors(id.interface);
         }
         Some(result)
     }

@@ -50,6 +50,8 @@ pub struct CandidateKinds {
     pub server_reflexive: bool,
     /// Addresses that TURN servers relay to us.
     pub relay: bool,
+    /// TCP beside UDP, where UDP does not lead to the peer.
+    pub tcp: bool,
 }
 
 /// Which paths packets may take.
@@ -74,6 +76,7 @@ impl Default for Settings {
                 host: true,
                 server_reflexive: true,
                 relay: true,
+                tcp: true,
             },
             policy: Policy::All,
             exclude_interfaces: Vec::new(),

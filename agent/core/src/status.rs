@@ -5,7 +5,7 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use crate::candidate::Kind;
+use crate::candidate::{Kind, Network};
 use crate::device::AllowedIp;
 use crate::key::PublicKey;
 
@@ -64,6 +64,8 @@ pub struct PeerStatus {
 pub struct CandidateStatus {
     /// Host, server-reflexive, peer-reflexive or relayed.
     pub kind: Kind,
+    /// Transport and address family.
+    pub network: Network,
     /// Transport address.
     pub address: SocketAddr,
 }

@@ -183,6 +183,7 @@ fn settings(
             host,
             server_reflexive,
             relay: host || server_reflexive,
+            tcp: host,
         },
         policy,
         allow_loopback,
@@ -274,7 +275,9 @@ impl Chaos {
         while let Some(output) = self.mesh.poll() {
             self.outputs += 1;
             match output {
-                Output::Publish { mailbox, sealed } => self.answers.push((mailbox, sealed)),
+                Output::Publish {
+                    mailbox, sealed, ..
+                } => self.answers.push((mailbox, sealed)),
                 Output::Transmit(transmit) => self.sent.push(Packet {
                     source: transmit.destination,
                     destination: transmit.source,
@@ -307,7 +310,10 @@ impl Chaos {
             }
             peer.handle(Input::Timeout, now);
             while let Some(output) = peer.poll() {
-                if let Output::Publish { mailbox, sealed } = output {
+                if let Output::Publish {
+                    mailbox, sealed, ..
+                } = output
+                {
                     self.offers.push((mailbox, sealed));
                 }
             }

@@ -95,6 +95,7 @@ impl Ours {
                         }
                     }
                     IceEvent::Disconnected | IceEvent::Withdrawn => return None,
+                    IceEvent::Stream { .. } => {}
                 }
             }
             let wake = self.ice.poll_timeout().unwrap_or(end).min(end);

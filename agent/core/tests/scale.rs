@@ -126,10 +126,12 @@ impl Star {
 
     fn output(&mut self, host: usize, output: Output) {
         match output {
-            Output::Subscribe(mailbox) => {
+            Output::Subscribe { mailbox, .. } => {
                 self.readers.insert(mailbox, host);
             }
-            Output::Publish { mailbox, sealed } => {
+            Output::Publish {
+                mailbox, sealed, ..
+            } => {
                 self.count(host, "offers");
                 if let Some(reader) = self.readers.get(&mailbox) {
                     self.later(*reader, DELAY, Input::Message { mailbox, sealed });
@@ -178,7 +180,7 @@ impl Star {
                 };
                 self.later(host, Duration::ZERO, input);
             }
-            Output::Relay(_) => {}
+            Output::Relay(_) | Output::Tcp(_) => {}
             Output::SetEndpoint { peer, endpoint, .. } => {
                 let peer = self.hosts[host].device.peers.get_mut(&peer).expect("known");
                 peer.endpoint = Some(endpoint);

@@ -245,3 +245,75 @@ fn protect(path: &Path, mode: u32) {
     let permissions = std::fs::Permissions::from_mode(mode);
     std::fs::set_permissions(path, permissions).expect("the mode is set");
 }
+
+/// The example that packages install as /etc/wice/wice.toml.
+const EXAMPLE: &str = include_str!("../../../packaging/wice.toml");
+
+#[test]
+fn the_example_sets_nothing() {
+    let directory = Directory::new("example");
+    directory.write("wice.toml", EXAMPLE);
+    let example = directory.load().expect("valid");
+    directory.write("wice.toml", "");
+    let empty = directory.load().expect("valid");
+    assert_eq!(format!("{example:?}"), format!("{empty:?}"));
+}
+
+#[test]
+fn the_example_shows_every_key_and_each_is_valid() {
+    // Its keys are commented out without a space, its text with one.
+    let shown: String = EXAMPLE
+        .lines()
+        .map(|line| match line.strip_prefix('#') {
+            Some(key) if !key.starts_with(' ') => format!("{key}\n"),
+            _ => format!("{line}\n"),
+        })
+        .collect();
+    let read: toml::Table = shown.parse().expect("TOML");
+    let keys = keys();
+    assert!(keys.len() > 8, "{keys:?}");
+    for key in keys {
+        let mut table = &read;
+        let (path, last) = key.rsplit_once('.').expect("a table and a key");
+        for part in path.split('.') {
+            // A table whose names are the user's has one example.
+            table = match part {
+                "*" => table.values().next(),
+                name => table.get(name),
+            }
+            .and_then(toml::Value::as_table)
+            .unwrap_or_else(|| panic!("the example has no [{path}]"));
+        }
+        assert!(table.contains_key(last), "the example does not show {key}");
+    }
+    let directory = Directory::new("shown");
+    directory.write("token", "secret\n");
+    let token = directory.0.join("token").display().to_string();
+    let shown = shown
+        .replace("/etc/wice/token", &token)
+        .replace("turn-credential", &token);
+    directory.write("wice.toml", &shown);
+    directory.load().expect("what the example shows is valid");
+}
+
+/// All keys, asked of the reader itself: it names them when it meets one that it does not know.
+fn keys() -> Vec<String> {
+    let expected = |text: &str| -> Option<Vec<String>> {
+        let error = super::file::parse(Path::new("x"), text).err()?.to_string();
+        let (_, names) = error.split_once("unknown field `?`, expected ")?;
+        let names = names.split("; did you mean").next()?.split('`');
+        Some(names.skip(1).step_by(2).map(str::to_owned).collect())
+    };
+    let mut keys = Vec::new();
+    for table in expected("\"?\" = 1").expect("tables") {
+        let (path, names) = match expected(&format!("[{table}]\n\"?\" = 1")) {
+            Some(names) => (table, names),
+            None => {
+                let named = format!("[{table}.name]\n\"?\" = 1");
+                (format!("{table}.*"), expected(&named).expect("keys"))
+            }
+        };
+        keys.extend(names.iter().map(|name| format!("{path}.{name}")));
+    }
+    keys
+}

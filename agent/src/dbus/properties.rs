@@ -5,7 +5,6 @@
 use std::collections::HashMap;
 use std::time::Duration;
 
-use wice_core::candidate::Network;
 use wice_core::explain::{Explanation, Pair};
 use wice_core::status::{CandidateStatus, InterfaceStatus, PeerStatus};
 use zbus::Variant;
@@ -101,15 +100,11 @@ pub(super) fn candidate(candidate: Option<&CandidateStatus>) -> (String, String,
 
 /// A candidate in the words of the contract.
 fn bus_candidate(candidate: &CandidateStatus) -> wice_bus::Candidate {
-    let network = match Network::udp(&candidate.address.ip()) {
-        Network::Udp6 => "udp6",
-        _ => "udp4",
-    };
     wice_bus::Candidate {
         kind: candidate.kind.as_str().to_owned(),
         address: candidate.address.ip().to_string(),
         port: candidate.address.port(),
-        network: network.to_owned(),
+        network: candidate.network.as_str().to_owned(),
     }
 }
 

@@ -35,10 +35,8 @@ impl Published {
     pub(super) fn new(
         connection: Connection,
         commands: mpsc::Sender<Command>,
-        (backends, relays): (
-            Cell<Vec<(String, u32, String)>>,
-            Cell<Vec<(String, u32, String)>>,
-        ),
+        backends: Cell<Vec<(String, u32, String)>>,
+        relays: Cell<Vec<(String, u32, String)>>,
     ) -> Self {
         Self {
             connection,

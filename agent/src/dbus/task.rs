@@ -126,7 +126,7 @@ impl Task {
             .await
             .map_err(Failure::NoBus)?;
         let commands = self.commands.clone();
-        let mut published = Published::new(connection.clone(), commands, (backends, relays));
+        let mut published = Published::new(connection.clone(), commands, backends, relays);
         // Who sees the name sees every object.
         self.model.online();
         published

@@ -11,6 +11,7 @@ mod nudge;
 mod raw;
 mod relay;
 mod self_test;
+mod tcp;
 #[cfg(test)]
 mod tests;
 
@@ -27,6 +28,7 @@ pub(crate) use error::NetError;
 pub(crate) use nudge::nudge;
 use raw::{Family, RawUdp};
 pub(crate) use relay::{RelayEvent, RelayState, Relays};
+pub(crate) use tcp::Streams;
 
 /// The STUN side of all WireGuard ports of this network namespace.
 ///

@@ -8,6 +8,7 @@ use std::future::pending;
 use std::time::Duration;
 
 use tokio::time::{Instant, sleep_until};
+#[cfg(any(test, feature = "http", feature = "websocket"))]
 use url::Url;
 
 use super::BackendConfig;
@@ -39,7 +40,7 @@ pub(super) trait Backend: Sized + Send + 'static {
 
 /// Why a backend stopped. It is tried again in any case.
 #[cfg_attr(
-    not(all(feature = "http", feature = "websocket")),
+    not(all(feature = "http", feature = "kubernetes", feature = "websocket")),
     allow(dead_code, reason = "not every backend fails in every way")
 )]
 #[derive(Debug, thiserror::Error)]
@@ -112,6 +113,9 @@ pub(super) enum BackendError {
     /// The server ended a poll that it should have held.
     #[error("the server ended a poll early; it may be restarting")]
     Stopping,
+    /// What only a server of one kind says, and what to do about it, in the words of its backend.
+    #[error("{0}")]
+    Special(Box<dyn Error + Send + Sync>),
     /// A defect of ours; the panic itself has been printed.
     #[error("the backend crashed; please report this with the log around it")]
     Panicked,
@@ -127,9 +131,11 @@ impl BackendError {
     }
 }
 
+#[cfg(any(test, feature = "http", feature = "websocket"))]
 /// Longest pause that a server can impose.
 const MAX_RETRY_AFTER: Duration = Duration::from_secs(600);
 
+#[cfg(any(test, feature = "http", feature = "websocket"))]
 /// Reads `Retry-After` in its form of seconds (RFC 9110 §10.2.3); another form counts as one second.
 pub(super) fn retry_after_seconds(value: &[u8]) -> Duration {
     let seconds = std::str::from_utf8(value).ok().map(str::trim);
@@ -137,6 +143,7 @@ pub(super) fn retry_after_seconds(value: &[u8]) -> Duration {
     Duration::from_secs(seconds).min(MAX_RETRY_AFTER)
 }
 
+#[cfg(any(test, feature = "http", feature = "websocket"))]
 /// The URL of one of the server's resources, under the configured path prefix.
 pub(super) fn resource(base: &Url, tail: &str) -> Url {
     let mut url = base.clone();

@@ -5,7 +5,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use wice_core::mailbox::{Mailbox, Sealed};
+use wice_core::mailbox::{Mailbox, Recipient, Sealed};
 
 /// The mailboxes as they should be, on every backend alike.
 #[derive(Debug, Default)]
@@ -13,22 +13,31 @@ pub(super) struct Desired {
     revision: u64,
     published: BTreeMap<Mailbox, Published>,
     subscribed: BTreeMap<Mailbox, u64>,
+    recipients: BTreeMap<Mailbox, Recipient>,
     leaving: bool,
 }
 
-/// A message, and when it was wanted.
+/// A message, who reads it, and when it was wanted.
 #[derive(Debug, Clone)]
 pub(super) struct Published {
     pub(super) revision: u64,
+    #[allow(
+        dead_code,
+        reason = "not every backend lays mailboxes out by their readers"
+    )]
+    pub(super) recipient: Recipient,
     pub(super) sealed: Sealed,
 }
 
 impl Desired {
     /// Wants a message in a mailbox; the same one again is sent again, since it may have been lost.
-    pub(super) fn publish(&mut self, mailbox: Mailbox, sealed: Sealed) {
-        let revision = self.next_revision();
-        self.published
-            .insert(mailbox, Published { revision, sealed });
+    pub(super) fn publish(&mut self, mailbox: Mailbox, recipient: Recipient, sealed: Sealed) {
+        let published = Published {
+            revision: self.next_revision(),
+            recipient,
+            sealed,
+        };
+        self.published.insert(mailbox, published);
     }
 
     /// Wants a mailbox empty; tells whether it was not.
@@ -38,16 +47,18 @@ impl Desired {
     }
 
     /// Wants a mailbox's messages; tells whether that is new.
-    pub(super) fn subscribe(&mut self, mailbox: Mailbox) -> bool {
+    pub(super) fn subscribe(&mut self, mailbox: Mailbox, recipient: Recipient) -> bool {
         let revision = self.next_revision();
         let new = !self.subscribed.contains_key(&mailbox);
         self.subscribed.entry(mailbox).or_insert(revision);
+        self.recipients.insert(mailbox, recipient);
         new
     }
 
     /// Wants no more of a mailbox's messages; tells whether any were wanted.
     pub(super) fn unsubscribe(&mut self, mailbox: Mailbox) -> bool {
         self.next_revision();
+        self.recipients.remove(&mailbox);
         self.subscribed.remove(&mailbox).is_some()
     }
 
@@ -56,6 +67,7 @@ impl Desired {
         self.next_revision();
         self.leaving = true;
         self.subscribed.clear();
+        self.recipients.clear();
         self.published.clear();
     }
 
@@ -77,6 +89,15 @@ impl Desired {
     /// The mailboxes whose messages are wanted, each with the revision since which they are.
     pub(super) const fn subscribed(&self) -> &BTreeMap<Mailbox, u64> {
         &self.subscribed
+    }
+
+    /// The reader of each mailbox that is subscribed: one for each key of ours.
+    #[allow(
+        dead_code,
+        reason = "not every backend lays mailboxes out by their readers"
+    )]
+    pub(super) const fn recipients(&self) -> &BTreeMap<Mailbox, Recipient> {
+        &self.recipients
     }
 
     const fn next_revision(&mut self) -> u64 {
@@ -127,10 +148,16 @@ impl Ledger {
 
 #[cfg(test)]
 mod tests {
+    use wice_core::key::PublicKey;
+
     use super::*;
 
     fn mailbox(number: u8) -> Mailbox {
         Mailbox::from_bytes([number; 20])
+    }
+
+    fn recipient() -> Recipient {
+        Recipient::of(&PublicKey::from_bytes([1; 32]))
     }
 
     fn sealed(text: &str) -> Sealed {
@@ -141,8 +168,8 @@ mod tests {
     fn only_the_newest_message_of_a_mailbox_is_pending() {
         let mut desired = Desired::default();
         let ledger = Ledger::default();
-        desired.publish(mailbox(1), sealed("old"));
-        desired.publish(mailbox(1), sealed("new"));
+        desired.publish(mailbox(1), recipient(), sealed("old"));
+        desired.publish(mailbox(1), recipient(), sealed("new"));
         assert_eq!(ledger.pending(&desired).len(), 1);
         let newest = desired.published(mailbox(1)).expect("published");
         assert_eq!(newest.sealed, sealed("new"));
@@ -152,7 +179,7 @@ mod tests {
     fn a_message_that_was_withdrawn_while_the_server_was_away_is_withdrawn_later() {
         let mut desired = Desired::default();
         let mut ledger = Ledger::default();
-        desired.publish(mailbox(1), sealed("a"));
+        desired.publish(mailbox(1), recipient(), sealed("a"));
         ledger.wrote(mailbox(1), Some(desired.revision()));
         assert!(ledger.pending(&desired).is_empty());
         ledger.forget();
@@ -167,7 +194,7 @@ mod tests {
         let mut desired = Desired::default();
         let mut ledger = Ledger::default();
         for number in 0..3 {
-            desired.publish(mailbox(number), sealed("a"));
+            desired.publish(mailbox(number), recipient(), sealed("a"));
             ledger.wrote(mailbox(number), Some(desired.revision()));
         }
         ledger.forget();

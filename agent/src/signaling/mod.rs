@@ -3,15 +3,21 @@
 //! Publishes on all of them and accepts from any; no backend's failure delays another. Must not know what is sealed,
 //! who the peers are, nor anything of the kernel: a mailbox is a name, a message is text.
 
-#[cfg(not(any(feature = "http", feature = "websocket")))]
-compile_error!("an agent needs a signalling backend: enable the feature `http` or `websocket`");
+#[cfg(not(any(feature = "http", feature = "kubernetes", feature = "websocket")))]
+compile_error!(
+    "an agent needs a signalling backend: enable the feature `http`, `kubernetes` or `websocket`"
+);
 
 mod backend;
 mod desired;
 #[cfg(feature = "http")]
 mod http;
 mod ice_servers;
+#[cfg(feature = "kubernetes")]
+mod kubernetes;
 mod link;
+#[cfg(any(feature = "http", feature = "kubernetes"))]
+mod outbox;
 mod supervise;
 #[cfg(feature = "websocket")]
 mod websocket;
@@ -29,7 +35,7 @@ use futures_util::future::join_all;
 use tokio::sync::{mpsc, watch};
 use tokio::task::AbortHandle;
 use url::Url;
-use wice_core::mailbox::{Mailbox, Sealed};
+use wice_core::mailbox::{Mailbox, Recipient, Sealed};
 use wice_core::server::IceServer;
 use zeroize::Zeroizing;
 
@@ -56,6 +62,7 @@ impl Token {
         Self(Zeroizing::new(text.trim().to_owned()))
     }
 
+    #[cfg(any(feature = "http", feature = "websocket"))]
     /// The token in the form in which HTTP carries it; wiped when dropped.
     fn bearer(&self) -> Zeroizing<String> {
         Zeroizing::new(format!("Bearer {}", *self.0))
@@ -124,6 +131,15 @@ pub(crate) enum SignalingError {
         /// The URL without anything secret.
         url: String,
     },
+    /// The URL leads to no Kubernetes cluster.
+    #[cfg(feature = "kubernetes")]
+    #[error("backend {url}: {problem}")]
+    Place {
+        /// The URL without anything secret.
+        url: String,
+        /// What is wrong with it.
+        problem: String,
+    },
     /// The URL carries a user name or a password, which would show wherever URLs show.
     #[error(
         "backend {url}: carries a user name or password; put a token into `token-file` instead"
@@ -162,9 +178,9 @@ impl Signaling {
     }
 
     /// Puts a message into a mailbox, in the place of the one before. Never blocks.
-    pub(crate) fn publish(&mut self, mailbox: Mailbox, sealed: Sealed) {
+    pub(crate) fn publish(&mut self, mailbox: Mailbox, recipient: Recipient, sealed: Sealed) {
         self.desired
-            .send_modify(|desired| desired.publish(mailbox, sealed));
+            .send_modify(|desired| desired.publish(mailbox, recipient, sealed));
     }
 
     /// Empties a mailbox. Never blocks.
@@ -174,9 +190,9 @@ impl Signaling {
     }
 
     /// Asks for the newest message of a mailbox and all later ones. Never blocks.
-    pub(crate) fn subscribe(&mut self, mailbox: Mailbox) {
+    pub(crate) fn subscribe(&mut self, mailbox: Mailbox, recipient: Recipient) {
         self.desired
-            .send_if_modified(|desired| desired.subscribe(mailbox));
+            .send_if_modified(|desired| desired.subscribe(mailbox, recipient));
     }
 
     /// Asks for no more messages of a mailbox. Never blocks.
@@ -289,6 +305,10 @@ fn check(config: &BackendConfig) -> Result<(), SignalingError> {
         let scheme = config.url.scheme().to_owned();
         return Err(SignalingError::UnknownScheme { url, scheme });
     }
+    #[cfg(feature = "kubernetes")]
+    if kubernetes::Kubernetes::SCHEMES.contains(&config.url.scheme()) {
+        return check_place(&config.url).map_err(|problem| SignalingError::Place { url, problem });
+    }
     if !config.url.username().is_empty() || config.url.password().is_some() {
         return Err(SignalingError::Userinfo { url });
     }
@@ -298,11 +318,22 @@ fn check(config: &BackendConfig) -> Result<(), SignalingError> {
     Ok(())
 }
 
+/// Says what is wrong with a URL that shall lead to a Kubernetes cluster.
+#[cfg(feature = "kubernetes")]
+pub(crate) fn check_place(url: &Url) -> Result<(), String> {
+    match kubernetes::Place::parse(url) {
+        Ok(_) => Ok(()),
+        Err(problem) => Err(problem.to_string()),
+    }
+}
+
 /// Every scheme that some backend of this build goes by.
 fn known_schemes() -> Vec<&'static str> {
     [
         #[cfg(feature = "http")]
         http::Http::SCHEMES,
+        #[cfg(feature = "kubernetes")]
+        kubernetes::Kubernetes::SCHEMES,
         #[cfg(feature = "websocket")]
         websocket::Websocket::SCHEMES,
         #[cfg(test)]
@@ -322,6 +353,10 @@ fn spawn(
         scheme if http::Http::SCHEMES.contains(&scheme) => {
             tokio::spawn(supervise::supervise::<http::Http>(config, link, network))
         }
+        #[cfg(feature = "kubernetes")]
+        scheme if kubernetes::Kubernetes::SCHEMES.contains(&scheme) => tokio::spawn(
+            supervise::supervise::<kubernetes::Kubernetes>(config, link, network),
+        ),
         #[cfg(feature = "websocket")]
         scheme if websocket::Websocket::SCHEMES.contains(&scheme) => tokio::spawn(
             supervise::supervise::<websocket::Websocket>(config, link, network),

@@ -6,6 +6,7 @@ use std::collections::HashSet;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use nix::ifaddrs::getifaddrs;
+use tracing::warn;
 
 /// What an operator allows beyond the public Internet.
 #[derive(Debug, Clone, Copy, Default)]
@@ -50,8 +51,14 @@ impl Peers {
     /// Looks again at what addresses this machine has.
     pub(super) fn refresh(&mut self) {
         self.own.clone_from(&self.fixed);
-        let Ok(interfaces) = getifaddrs() else {
-            return;
+        let interfaces = match getifaddrs() {
+            Ok(interfaces) => interfaces,
+            Err(error) => {
+                warn!(
+                    "cannot list this machine's addresses: {error}; clients may have packets relayed to services on them: allow AF_NETLINK"
+                );
+                return;
+            }
         };
         for address in interfaces.filter_map(|interface| interface.address) {
             let v4 = address.as_sockaddr_in().map(|it| IpAddr::V4(it.ip()));

@@ -9,7 +9,7 @@ use crate::print::{escape, out};
 
 /// Prints both versions; ours even when the agent is not running.
 pub(crate) async fn run() -> Result<(), Failure> {
-    out(&format!("wicectl {}\n", env!("CARGO_PKG_VERSION")))?;
+    out(&format!("wicectl {}\n", env!("WICE_VERSION")))?;
     let connection = agent::connect().await?;
     let manager = ManagerProxy::builder(&connection)
         .cache_properties(CacheProperties::No)

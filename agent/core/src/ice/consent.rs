@@ -150,7 +150,8 @@ impl Ice {
             .filter(|(pair, answer)| {
                 **pair != dead
                     && now < answer.at + recent
-                    && self.locals.iter().any(|local| local.base == pair.0)
+                    && (self.locals.iter().any(|local| local.base == pair.0)
+                        || self.stream(**pair).is_some())
                     && self.agent.has_viable_remote_candidate(pair.1)
             })
             .map(|(pair, _)| *pair)
@@ -158,7 +159,9 @@ impl Ice {
         let Some(best) = best else {
             return false;
         };
-        if best.0 == dead.0 {
+        if let Some(stream) = self.stream(dead) {
+            self.renew_stream(stream);
+        } else if best.0 == dead.0 {
             self.renew_remote(dead.1);
         } else {
             self.renew_local(dead.0);
@@ -195,7 +198,7 @@ impl Ice {
 
     fn renew_remote(&mut self, address: SocketAddr) {
         let gone: Vec<_> = (self.agent.remote_candidates())
-            .filter(|candidate| candidate.addr() == address)
+            .filter(|it| it.proto() == Protocol::Udp && it.addr() == address)
             .collect();
         for candidate in &gone {
             self.agent.invalidate_candidate(candidate);
@@ -212,11 +215,11 @@ impl Ice {
 }
 
 /// The same candidate as the library makes of a check, whose foundation it recognizes.
-fn peer_reflexive(candidate: &is::Candidate) -> is::Candidate {
+pub(super) fn peer_reflexive(candidate: &is::Candidate) -> is::Candidate {
     is::Candidate::from_parts(
         "tmp_prflx".to_owned(),
         1,
-        Protocol::Udp,
+        candidate.proto(),
         candidate.prio(),
         candidate.addr(),
         is::CandidateKind::PeerReflexive,

@@ -28,6 +28,10 @@ pub(super) struct Context<'a> {
     pub(super) name: &'a str,
     pub(super) listen_port: u16,
     pub(super) policy: Policy,
+    /// Whether TCP may be used.
+    pub(super) tcp: bool,
+    /// STUN servers were asked, and none answered.
+    pub(super) udp_blocked: bool,
     /// Between checks of a peer whose WireGuard moves bytes; `None` for no more often than others.
     pub(super) pace: Option<Duration>,
     pub(super) allow_loopback: bool,

@@ -113,6 +113,7 @@ impl Mesh {
     pub(super) fn remove_interface(&mut self, index: u32, now: Now) {
         self.each_peer_of(index, now, |peer, cx| peer.leave(cx));
         self.deallocate(index);
+        self.close_doors(index);
         let Some(interface) = self.interfaces.remove(&index) else {
             return;
         };

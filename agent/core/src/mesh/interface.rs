@@ -7,14 +7,17 @@ use std::time::{Duration, Instant};
 use super::context::Obstacle;
 use super::peer::Peer;
 use super::relays::Relays;
+use super::streams::Doors;
 use crate::candidate::Candidate;
 use crate::device::Device;
 use crate::gather::Gather;
 use crate::ice::LocalCandidate;
 use crate::io::LocalAddress;
 use crate::key::{PrivateKey, PublicKey};
+use crate::offer::MAX_CANDIDATES;
 use crate::settings::{Policy, Settings};
 use crate::status::InterfaceStatus;
+use crate::tcp::candidates::passive;
 
 /// An interface as the mesh keeps it.
 #[derive(Debug)]
@@ -34,6 +37,7 @@ pub(super) struct Interface {
     pub(super) needing: usize,
     pub(super) dump_at: Instant,
     pub(super) relays: Relays,
+    pub(super) doors: Doors,
 }
 
 /// Between dumps while a peer is about to change; the kernel announces nothing about peers.
@@ -60,6 +64,7 @@ impl Interface {
             needing: 0,
             dump_at: now + DUMP_SLOW,
             relays: Relays::default(),
+            doors: Doors::default(),
         }
     }
 
@@ -115,9 +120,13 @@ impl Interface {
     }
 
     /// Reads the candidates anew; tells whether anything about them is different.
-    pub(super) fn refresh(&mut self) -> bool {
-        let candidates = self.gather.candidates();
+    pub(super) fn refresh(&mut self, settings: &Settings) -> bool {
+        let mut candidates = self.gather.candidates();
         let locals = self.gather.locals();
+        // Those of UDP come first where an offer cannot carry all.
+        let tcp = passive(&locals, &self.doors.reserved, settings.candidates.host);
+        let room = MAX_CANDIDATES.saturating_sub(candidates.len());
+        candidates.extend(tcp.into_iter().take(room));
         let finished = self.gather.is_finished();
         let changed = candidates != self.candidates
             || locals != self.locals

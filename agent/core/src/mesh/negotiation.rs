@@ -7,6 +7,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant};
 
 use super::context::Context;
+use super::peer::Bearer;
 use crate::backoff::Backoff;
 use crate::candidate::Candidate;
 use crate::ice::{Ice, IceEvent, SelectedPair};
@@ -15,6 +16,7 @@ use crate::relay::Route;
 use crate::seal::PairSecrets;
 use crate::session::Session;
 use crate::status::{CandidateStatus, PathKind};
+use crate::tcp::attempts::Attempts;
 
 /// What the agent does for a managed peer.
 #[derive(Debug)]
@@ -30,6 +32,11 @@ pub(super) struct Negotiation {
     /// How packets travel by the pair that was followed last.
     pub(super) way: PathKind,
     pub(super) carrier: Option<Carrier>,
+    /// Streams that carry the peer's packets.
+    pub(super) bearers: Vec<Bearer>,
+    pub(super) attempts: Attempts,
+    /// When streams that do not carry are closed.
+    pub(super) tidy_at: Option<Instant>,
     /// The present checks have nominated a relay, while the direct pair of the ones before still answers: until then that one
     /// stays in use, because a direct one may follow.
     pub(super) hold: Option<Instant>,
@@ -76,6 +83,9 @@ impl Negotiation {
             path: Path::default(),
             way: PathKind::None,
             carrier: None,
+            bearers: Vec::new(),
+            attempts: Attempts::default(),
+            tidy_at: None,
             hold: None,
             direct_at: None,
             direct: Backoff::new(DIRECT_FIRST, DIRECT_LAST),
@@ -115,6 +125,8 @@ impl Negotiation {
         self.give_up = None;
         self.retry_at = None;
         self.hold = None;
+        self.tidy_at = None;
+        self.attempts.stop();
         self.remotes.clear();
         let Some(ice) = self.ice.take() else {
             return;
@@ -124,6 +136,7 @@ impl Negotiation {
             self.carrying = Some(ice);
         } else {
             self.forget(ice.ufrag(), cx);
+            self.release_streams(&ice, cx);
         }
     }
 
@@ -135,6 +148,7 @@ impl Negotiation {
     pub(super) fn drop_carrying(&mut self, cx: &mut Context<'_>) {
         if let Some(ice) = self.carrying.take() {
             self.forget(ice.ufrag(), cx);
+            self.release_streams(&ice, cx);
         }
     }
 
@@ -181,19 +195,20 @@ impl Negotiation {
             && pair.route.is_none_or(|route| {
                 carrier.is_some_and(|it| it.route == route && it.endpoint.is_some())
             })
+            && pair.stream.is_none_or(|stream| self.is_boarded(stream))
     }
 
-    /// Tells whether a relay of the session before carries packets.
+    /// Tells whether a relay or a stream of the session before carries packets.
     pub(super) fn is_relayed_before(&self) -> bool {
         let before = self.carrying.as_ref().and_then(Ice::selected_pair);
-        before.is_some_and(|pair| pair.path() == PathKind::Relay)
+        before.is_some_and(|pair| pair.path() == PathKind::Relay || pair.stream.is_some())
     }
 
-    /// Tells whether a direct pair of the session before answers.
-    pub(super) fn is_direct_before(&self, now: Instant) -> bool {
+    /// Tells whether a pair of the session before answers that is better by its kind.
+    pub(super) fn is_better_before(&self, pair: &SelectedPair, now: Instant) -> bool {
         self.carrying.as_ref().is_some_and(|ice| {
-            let pair = ice.selected_pair();
-            ice.is_fresh(now) && pair.is_some_and(|pair| pair.path() == PathKind::Direct)
+            let before = ice.selected_pair();
+            ice.is_fresh(now) && before.is_some_and(|before| before.means() > pair.means())
         })
     }
 }

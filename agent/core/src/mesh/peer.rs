@@ -14,7 +14,7 @@ use crate::candidate::{Candidate, Kind};
 use crate::device;
 use crate::ice::Ice;
 use crate::io::{Now, Output};
-use crate::mailbox::Sealed;
+use crate::mailbox::{Recipient, Sealed};
 use crate::offer::{Offer, Rejection, Role};
 use crate::path::Verdict;
 use crate::seal::PairSecrets;
@@ -26,9 +26,12 @@ mod checks;
 mod explain;
 mod route;
 mod shown;
+mod streams;
 mod traffic;
 
 use traffic::Traffic;
+
+pub(super) use streams::Bearer;
 
 /// A peer as the mesh keeps it.
 #[derive(Debug)]
@@ -107,7 +110,10 @@ impl Peer {
         let Some(secrets) = secrets else {
             return self.enter(State::Failed, Reason::InvalidKey, cx);
         };
-        cx.outputs.push_back(Output::Subscribe(secrets.incoming()));
+        cx.outputs.push_back(Output::Subscribe {
+            mailbox: secrets.incoming(),
+            recipient: Recipient::of(&own),
+        });
         let session = Session::start(
             own,
             self.id.key,
@@ -134,6 +140,7 @@ impl Peer {
         if negotiation.carrier.is_some() {
             self.send_close(cx);
         }
+        self.drop_streams(&negotiation, cx);
         cx.routes.remove_mailbox(&negotiation.secrets.incoming());
         cx.outputs
             .push_back(Output::Unsubscribe(negotiation.secrets.incoming()));
@@ -187,6 +194,7 @@ impl Peer {
         if let Some(ice) = &mut negotiation.ice {
             ice.set_remotes(&remotes, cx.policy == Policy::Direct, cx.now.instant);
         }
+        self.update_streams(cx);
         if news {
             self.look_soon(cx);
         }
@@ -237,6 +245,7 @@ impl Peer {
                     let direct_only = cx.policy == Policy::Direct;
                     ice.set_remotes(&negotiation.remotes, direct_only, cx.now.instant);
                 }
+                self.update_streams(cx);
                 // What was prflx so far may have a kind now.
                 self.dirty |= self.path(cx.now.instant) != self.shown_path;
                 if news {
@@ -317,6 +326,7 @@ impl Peer {
                         rid = offer.rid, candidates = offer.candidates.len(), eoc = offer.eoc, "publishes an offer");
                     cx.outputs.push_back(Output::Publish {
                         mailbox: negotiation.secrets.outgoing(),
+                        recipient: Recipient::of(&self.id.key),
                         sealed,
                     });
                 }
@@ -350,6 +360,7 @@ impl Peer {
             negotiation.retry_at,
             negotiation.hold,
             negotiation.direct_at,
+            negotiation.streams_due(),
             negotiation.carrier.as_ref().and_then(|it| it.left),
         ]
         .into_iter()
@@ -375,6 +386,11 @@ impl Peer {
     fn is_quiet(&self) -> bool {
         let negotiation = self.negotiation.as_ref();
         self.state == State::Connected && negotiation.is_some_and(|it| it.is_relayed_before())
+    }
+
+    /// Tells whether the peer is negotiated with.
+    pub(super) const fn negotiates(&self) -> bool {
+        self.negotiation.is_some()
     }
 
     /// Tells whether WireGuard moves more than keepalives.

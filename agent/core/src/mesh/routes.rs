@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use crate::ice;
 use crate::key::PublicKey;
 use crate::mailbox::Mailbox;
+use crate::tcp::Stream;
 
 /// A peer of an interface.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -22,6 +23,7 @@ pub(super) struct Routes {
     mailboxes: BTreeMap<Mailbox, PeerId>,
     ufrags: BTreeMap<String, PeerId>,
     transactions: BTreeMap<[u8; 12], PeerId>,
+    streams: BTreeMap<Stream, PeerId>,
     sent: VecDeque<(Instant, [u8; 12])>,
 }
 
@@ -69,6 +71,21 @@ impl Routes {
         {
             self.sent.push_back((now, transaction));
         }
+    }
+
+    /// A stream is this peer's from now on; false when it was known already.
+    pub(super) fn add_stream(&mut self, stream: Stream, id: PeerId) -> bool {
+        self.streams.insert(stream, id).is_none()
+    }
+
+    /// The stream has ended.
+    pub(super) fn remove_stream(&mut self, stream: &Stream) {
+        self.streams.remove(stream);
+    }
+
+    /// Whose a stream is.
+    pub(super) fn owner(&self, stream: &Stream) -> Option<PeerId> {
+        self.streams.get(stream).copied()
     }
 
     /// The peer that a STUN packet is for.

@@ -22,8 +22,10 @@ use wice_core::settings::Settings;
 use wice_core::status::{PathKind, PeerStatus, Reason, State};
 
 mod relay;
+mod tcp;
 
 pub use relay::Relay;
+pub use tcp::Tcp;
 
 /// One-way delay between any two hosts, and of the signalling.
 pub const DELAY: Duration = Duration::from_millis(10);
@@ -58,6 +60,8 @@ pub struct Host {
     pub udp_blocked: bool,
     /// What TURN does for this host.
     pub relay: Option<Relay>,
+    /// What TCP does for this host.
+    pub tcp: Tcp,
     /// Data that WireGuard has received, and that never arrived.
     pub received: usize,
     pub lost: usize,
@@ -207,6 +211,7 @@ impl World {
                 settings: Settings::default(),
                 udp_blocked: false,
                 relay: None,
+                tcp: Tcp::default(),
                 received: 0,
                 lost: 0,
                 subscriptions: BTreeSet::new(),
@@ -382,11 +387,13 @@ impl World {
     fn drain(&mut self, host: usize) {
         while let Some(output) = self.hosts[host].mesh.poll() {
             match output {
-                Output::Publish { mailbox, sealed } => self.publish(mailbox, sealed),
+                Output::Publish {
+                    mailbox, sealed, ..
+                } => self.publish(mailbox, sealed),
                 Output::Withdraw(mailbox) => {
                     self.mailboxes.remove(&mailbox);
                 }
-                Output::Subscribe(mailbox) => {
+                Output::Subscribe { mailbox, .. } => {
                     self.hosts[host].subscriptions.insert(mailbox);
                     if let Some(sealed) = self.mailboxes.get(&mailbox).cloned() {
                         self.at(DELAY, host, Input::Message { mailbox, sealed });
@@ -396,6 +403,7 @@ impl World {
                     self.hosts[host].subscriptions.remove(&mailbox);
                 }
                 Output::Relay(order) => self.relay(host, order),
+                Output::Tcp(order) => self.tcp(host, order),
                 Output::Transmit(transmit) => {
                     self.hosts[host].transmitted += 1;
                     self.hosts[host].sources.insert(transmit.source);
@@ -486,6 +494,9 @@ impl World {
         source: SocketAddr,
         destination: SocketAddr,
     ) -> Option<(usize, SocketAddr, SocketAddr)> {
+        if let Some(conveyed) = self.conveys(host, source, destination) {
+            return Some(conveyed);
+        }
         if self.cut {
             return None;
         }

@@ -182,6 +182,9 @@ impl World {
     pub(super) fn leaves(&self, host: usize) -> Option<(SocketAddr, SocketAddr)> {
         let endpoint = self.endpoint(host)?;
         let machine = &self.hosts[host];
+        if let Some(stream) = self.boards(host) {
+            return Some((stream.local, stream.remote));
+        }
         if endpoint.ip().is_loopback() {
             let route = machine.relay.as_ref()?.route?;
             return Some((route.relayed, route.remote));
@@ -197,6 +200,9 @@ impl World {
         source: SocketAddr,
         destination: SocketAddr,
     ) -> Option<SocketAddr> {
+        if let Some(carried) = self.alights(host, source, destination) {
+            return carried;
+        }
         if !self.relays(host, destination) {
             return Some(source);
         }

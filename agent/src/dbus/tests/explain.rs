@@ -1,6 +1,6 @@
 //! `Explain` and `wicectl explain` on a real bus.
 
-use wice_core::candidate::Kind;
+use wice_core::candidate::{Kind, Network};
 use wice_core::explain::{Exchange, Explanation, Finding, Pair, PairState};
 use wice_core::status::{CandidateStatus, Reason, State};
 
@@ -12,6 +12,7 @@ use crate::dbus::Command;
 fn explanation() -> Explanation {
     let candidate = |kind, host, port| CandidateStatus {
         kind,
+        network: Network::Udp4,
         address: ([198, 51, 100, host], port).into(),
     };
     let (local, remote) = (

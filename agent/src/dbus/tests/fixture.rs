@@ -7,7 +7,7 @@ use std::time::Duration;
 use futures_util::StreamExt;
 use tokio::sync::mpsc;
 use wice_bus::Snapshot;
-use wice_core::candidate::Kind;
+use wice_core::candidate::{Kind, Network};
 use wice_core::device::AllowedIp;
 use wice_core::key::PublicKey;
 use wice_core::status::{CandidateStatus, InterfaceStatus, PathKind, PeerStatus, Reason, State};
@@ -150,6 +150,7 @@ pub(super) fn connected(index: u16) -> PeerStatus {
     let candidate = |kind, port| {
         Some(CandidateStatus {
             kind,
+            network: Network::Udp4,
             address: ([192, 0, 2, 1], port).into(),
         })
     };

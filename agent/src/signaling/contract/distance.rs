@@ -6,9 +6,7 @@ use tokio::net::TcpListener;
 use tokio::time::Instant;
 
 use super::super::{BackendConfig, BackendState};
-use super::site::{
-    Agent, Distant, Line, PATIENCE, Rendezvous, Rest, Socket, config, mailbox, token,
-};
+use super::site::{Agent, Distant, Line, PATIENCE, Rendezvous, Rest, Socket, config, token};
 
 /// Instantiates this part of the suite for one kind of site.
 macro_rules! at_a_distance {
@@ -48,8 +46,8 @@ async fn a_restarted_server_is_told_everything_again<S: Distant>() {
     let address = server.address;
     let mut alice = Agent::new(vec![config(S::at(address))]);
     let mut bob = Agent::new(vec![config(S::at(address))]);
-    bob.signaling.subscribe(mailbox(1));
-    bob.signaling.subscribe(mailbox(2));
+    bob.subscribe(1);
+    bob.subscribe(2);
     alice.publish(1, "hello");
     bob.expect(1, "hello").await;
     server.stop().await;
@@ -59,7 +57,7 @@ async fn a_restarted_server_is_told_everything_again<S: Distant>() {
     bob.until(2, "while the server was away").await;
     alice.settled().await;
     let mut carol = Agent::new(vec![config(S::at(address))]);
-    carol.signaling.subscribe(mailbox(1));
+    carol.subscribe(1);
     carol.expect(1, "hello").await;
 }
 
@@ -68,7 +66,7 @@ async fn a_line_that_breaks_again_and_again_loses_no_message<S: Distant>() {
     let line = Line::to(server.address).await;
     let mut alice = Agent::new(vec![config(S::at(line.address))]);
     let mut bob = Agent::new(vec![config(S::at(line.address))]);
-    bob.signaling.subscribe(mailbox(1));
+    bob.subscribe(1);
     for round in 0..3 {
         let text = format!("message {round}");
         alice.publish(1, &text);
@@ -81,7 +79,7 @@ async fn a_slow_server_gets_only_the_newest_message<S: Distant>() {
     let server = Rendezvous::start(None, None).await;
     let line = Line::to(server.address).await;
     let mut bob = Agent::new(vec![config(S::at(server.address))]);
-    bob.signaling.subscribe(mailbox(1));
+    bob.subscribe(1);
     bob.state(BackendState::Connected).await;
     let mut alice = Agent::new(vec![config(S::at(line.address))]);
     alice.state(BackendState::Connected).await;
@@ -107,7 +105,7 @@ async fn a_dead_backend_does_not_delay_a_live_one<S: Distant>() {
     let mut alice = Agent::new(both());
     let mut bob = Agent::new(both());
     let started = Instant::now();
-    bob.signaling.subscribe(mailbox(1));
+    bob.subscribe(1);
     for round in 0..20 {
         let text = format!("message {round}");
         alice.publish(1, &text);
@@ -148,7 +146,7 @@ async fn a_right_token_opens_the_server<S: Distant>() {
     };
     let mut alice = Agent::new(vec![with()]);
     let mut bob = Agent::new(vec![with()]);
-    bob.signaling.subscribe(mailbox(1));
+    bob.subscribe(1);
     alice.publish(1, "hello");
     bob.expect(1, "hello").await;
 }
@@ -175,7 +173,7 @@ async fn an_equal_backend_keeps_its_connection_when_others_change<S: Distant>() 
     let line = Line::to(server.address).await;
     let kept = config(S::at(line.address));
     let mut bob = Agent::new(vec![kept.clone()]);
-    bob.signaling.subscribe(mailbox(1));
+    bob.subscribe(1);
     let mut alice = Agent::new(vec![config(S::at(server.address))]);
     alice.publish(1, "hello");
     bob.expect(1, "hello").await;
@@ -200,7 +198,7 @@ async fn another_network_means_another_connection_at_once<S: Distant>() {
     let server = Rendezvous::start(None, None).await;
     let line = Line::to(server.address).await;
     let mut bob = Agent::new(vec![config(S::at(line.address))]);
-    bob.signaling.subscribe(mailbox(1));
+    bob.subscribe(1);
     bob.state(BackendState::Connected).await;
     let mut alice = Agent::new(vec![config(S::at(server.address))]);
     alice.publish(1, "hello");
@@ -217,7 +215,7 @@ async fn another_network_means_another_connection_at_once<S: Distant>() {
 async fn a_first_message_takes_no_longer_than_a_few_round_trips<S: Distant>() {
     let server = Rendezvous::start(None, None).await;
     let mut bob = Agent::new(vec![config(S::at(server.address))]);
-    bob.signaling.subscribe(mailbox(1));
+    bob.subscribe(1);
     bob.state(BackendState::Connected).await;
     let started = Instant::now();
     let mut alice = Agent::new(vec![config(S::at(server.address))]);

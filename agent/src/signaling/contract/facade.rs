@@ -3,7 +3,7 @@
 use tokio::sync::mpsc;
 
 use super::super::{BackendState, Signaling, SignalingError, Token};
-use super::site::{Agent, Memory, Site, config, mailbox, sealed};
+use super::site::{Agent, Memory, Site, config, mailbox};
 
 fn start(url: &str) -> Result<Signaling, SignalingError> {
     let (events, _) = mpsc::channel(1);
@@ -47,8 +47,8 @@ async fn a_token_does_not_show_in_debug_output() {
 #[tokio::test]
 async fn without_any_backend_everything_is_allowed_and_nothing_happens() {
     let mut agent = Agent::new(Vec::new());
-    agent.signaling.subscribe(mailbox(1));
-    agent.signaling.publish(mailbox(1), sealed("hello"));
+    agent.subscribe(1);
+    agent.publish(1, "hello");
     agent.signaling.withdraw(mailbox(1));
     assert_eq!(agent.signaling.statuses(), []);
     agent.signaling.leave(super::PATIENCE).await;
@@ -71,6 +71,6 @@ async fn a_backend_that_comes_later_is_told_what_was_wanted_before() {
     let both = vec![config(site.url())];
     alice.signaling.reconfigure(both).unwrap();
     let mut bob = Agent::connected(&site).await;
-    bob.signaling.subscribe(mailbox(1));
+    bob.subscribe(1);
     bob.expect(1, "hello").await;
 }

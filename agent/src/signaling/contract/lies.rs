@@ -55,7 +55,7 @@ async fn messages_nobody_asked_for_and_messages_too_long_are_ignored_over_http()
     }});
     let liar = Liar::http("200 OK", &body.to_string()).await;
     let mut agent = subscriber(&liar.url).await;
-    agent.signaling.subscribe(mailbox(3));
+    agent.subscribe(3);
     agent.expect(3, "for us").await;
     assert_eq!(state(&agent), BackendState::Connected);
 }
@@ -148,7 +148,7 @@ async fn a_server_of_another_kind_is_named_as_such() {
 
 async fn subscriber(url: &Url) -> Agent {
     let mut agent = Agent::new(vec![config(url.clone())]);
-    agent.signaling.subscribe(mailbox(1));
+    agent.subscribe(1);
     agent
 }
 

@@ -2,9 +2,17 @@
 //!
 //! Only uses the room's façade: what a backend is inside is none of the suite's business.
 
+#[cfg(feature = "kubernetes")]
+mod cluster;
+#[cfg(feature = "kubernetes")]
+mod crowd;
 mod distance;
 mod facade;
 mod lies;
+#[cfg(feature = "kubernetes")]
+mod outages;
+#[cfg(feature = "kubernetes")]
+mod refusals;
 mod site;
 mod tls;
 
@@ -13,23 +21,26 @@ use std::collections::BTreeSet;
 use tokio::time::Instant;
 use wice_core::mailbox::MAX_SEALED;
 
+#[cfg(feature = "kubernetes")]
+use cluster::Cluster;
 use site::{Agent, Memory, PATIENCE, Rest, Site, Socket, mailbox};
 
-/// Instantiates the suite for one kind of site.
+/// Instantiates the suite for one kind of site; the gate is what a `cfg_attr` makes of each test.
 macro_rules! contract {
-    ($name:ident, $site:ty: $($behaviour:ident),+ $(,)?) => {
+    ($gate:tt $name:ident, $site:ty: $($behaviour:ident),+ $(,)?) => {
         mod $name {
             $(
                 #[tokio::test]
+                #[cfg_attr $gate]
                 async fn $behaviour() {
                     super::$behaviour(<$site as super::Site>::start().await).await;
                 }
             )+
         }
     };
-    ($($name:ident = $site:ty),+ $(,)?) => {
+    ($($gate:tt $name:ident = $site:ty),+ $(,)?) => {
         $(contract!(
-            $name, $site:
+            $gate $name, $site:
             a_message_reaches_who_subscribed_before,
             a_message_reaches_who_subscribes_later,
             only_the_newest_message_waits_for_who_subscribes_later,
@@ -47,14 +58,16 @@ macro_rules! contract {
 }
 
 contract!(
-    memory = super::Memory,
-    http = super::Rest,
-    websocket = super::Socket
+    (any(), ignore) memory = super::Memory,
+    (any(), ignore) http = super::Rest,
+    (any(), ignore) websocket = super::Socket,
 );
+#[cfg(feature = "kubernetes")]
+contract!((all(), ignore = "needs tests/kubernetes/cluster") kubernetes = super::Cluster);
 
 async fn a_message_reaches_who_subscribed_before<S: Site>(site: S) {
     let mut bob = Agent::connected(&site).await;
-    bob.signaling.subscribe(mailbox(1));
+    bob.subscribe(1);
     let mut alice = Agent::connected(&site).await;
     alice.publish(1, "hello");
     bob.expect(1, "hello").await;
@@ -67,7 +80,7 @@ async fn a_message_reaches_who_subscribes_later<S: Site>(site: S) {
     alice.publish(1, "hello");
     alice.settled().await;
     let mut bob = Agent::connected(&site).await;
-    bob.signaling.subscribe(mailbox(1));
+    bob.subscribe(1);
     bob.expect(1, "hello").await;
 }
 
@@ -78,7 +91,7 @@ async fn only_the_newest_message_waits_for_who_subscribes_later<S: Site>(site: S
     }
     alice.settled().await;
     let mut bob = Agent::connected(&site).await;
-    bob.signaling.subscribe(mailbox(1));
+    bob.subscribe(1);
     assert_eq!(bob.message().await, (mailbox(1), "message 19".to_owned()));
 }
 
@@ -88,7 +101,7 @@ async fn a_subscription_that_comes_anew_gets_the_message_again<S: Site>(site: S)
     alice.settled().await;
     let mut bob = Agent::connected(&site).await;
     for _ in 0..3 {
-        bob.signaling.subscribe(mailbox(1));
+        bob.subscribe(1);
         bob.expect(1, "hello").await;
         bob.signaling.unsubscribe(mailbox(1));
     }
@@ -96,7 +109,7 @@ async fn a_subscription_that_comes_anew_gets_the_message_again<S: Site>(site: S)
 
 async fn repetitions_leave_the_newest_message_in_place<S: Site>(site: S) {
     let mut bob = Agent::connected(&site).await;
-    bob.signaling.subscribe(mailbox(1));
+    bob.subscribe(1);
     let mut alice = Agent::connected(&site).await;
     for text in ["one", "two", "one", "two", "two", "three"] {
         alice.publish(1, text);
@@ -104,7 +117,7 @@ async fn repetitions_leave_the_newest_message_in_place<S: Site>(site: S) {
     }
     bob.until(1, "three").await;
     let mut carol = Agent::connected(&site).await;
-    carol.signaling.subscribe(mailbox(1));
+    carol.subscribe(1);
     carol.expect(1, "three").await;
 }
 
@@ -113,7 +126,7 @@ async fn a_message_of_the_greatest_length_arrives_whole<S: Site>(site: S) {
     let mut alice = Agent::connected(&site).await;
     alice.publish(1, &text);
     let mut bob = Agent::connected(&site).await;
-    bob.signaling.subscribe(mailbox(1));
+    bob.subscribe(1);
     bob.expect(1, &text).await;
 }
 
@@ -122,10 +135,10 @@ async fn a_message_is_opaque<S: Site>(site: S) {
     let text = r#"{"op":"error"} "quoted" \ üñ€ .."#;
     let mut alice = Agent::connected(&site).await;
     let mut bob = Agent::connected(&site).await;
-    bob.signaling.subscribe(mailbox(1));
+    bob.subscribe(1);
     alice.publish(1, text);
     alice.publish(2, "next");
-    bob.signaling.subscribe(mailbox(2));
+    bob.subscribe(2);
     bob.until(2, "next").await;
 }
 
@@ -134,7 +147,7 @@ async fn more_than_a_thousand_mailboxes_arrive_each_with_its_message<S: Site>(si
     let mut alice = Agent::connected(&site).await;
     let mut missing = BTreeSet::new();
     for number in 0..1200 {
-        bob.signaling.subscribe(mailbox(number));
+        bob.subscribe(number);
         alice.publish(number, &format!("message {number}"));
         missing.insert((mailbox(number), format!("message {number}")));
     }
@@ -155,8 +168,8 @@ async fn a_withdrawn_message_is_gone<S: Site>(site: S) {
     alice.publish(2, "still here");
     alice.settled().await;
     let mut bob = Agent::connected(&site).await;
-    bob.signaling.subscribe(mailbox(1));
-    bob.signaling.subscribe(mailbox(2));
+    bob.subscribe(1);
+    bob.subscribe(2);
     assert_eq!(bob.message().await, (mailbox(2), "still here".to_owned()));
 }
 
@@ -174,7 +187,7 @@ async fn leaving_withdraws_everything<S: Site>(site: S) {
     carol.settled().await;
     let mut bob = Agent::connected(&site).await;
     for number in 1..=40 {
-        bob.signaling.subscribe(mailbox(number));
+        bob.subscribe(number);
     }
     assert_eq!(bob.message().await, (mailbox(40), "still here".to_owned()));
 }
@@ -182,11 +195,11 @@ async fn leaving_withdraws_everything<S: Site>(site: S) {
 async fn nothing_arrives_of_a_mailbox_that_is_unsubscribed<S: Site>(site: S) {
     let mut alice = Agent::connected(&site).await;
     let mut bob = Agent::connected(&site).await;
-    bob.signaling.subscribe(mailbox(1));
+    bob.subscribe(1);
     alice.publish(1, "wanted");
     bob.expect(1, "wanted").await;
     bob.signaling.unsubscribe(mailbox(1));
-    bob.signaling.subscribe(mailbox(2));
+    bob.subscribe(2);
     alice.publish(1, "unwanted");
     alice.settled().await;
     alice.publish(2, "wanted");
@@ -199,7 +212,7 @@ async fn a_reader_that_is_slow_loses_nothing<S: Site>(site: S) {
     // More messages than wait for an agent that does not read.
     let mut missing = BTreeSet::new();
     for number in 0..200 {
-        bob.signaling.subscribe(mailbox(number));
+        bob.subscribe(number);
         alice.publish(number, "hello");
         missing.insert(mailbox(number));
     }

@@ -8,7 +8,7 @@ use tokio::task::JoinHandle;
 use wice_signal::{Options, Server, TlsFiles};
 
 use super::super::BackendState;
-use super::site::{Agent, config, mailbox};
+use super::site::{Agent, config};
 
 /// Set where the test runs itself again with other trusted certificates.
 const AGAIN: &str = "WICE_TEST_TRUSTING";
@@ -35,8 +35,8 @@ async fn a_certificate_that_the_system_trusts_opens_https_and_wss() {
     let server = Secure::start(Path::new(&files)).await;
     let mut alice = Agent::new(vec![config(server.url("https"))]);
     let mut bob = Agent::new(vec![config(server.url("wss"))]);
-    bob.signaling.subscribe(mailbox(1));
-    alice.signaling.subscribe(mailbox(2));
+    bob.subscribe(1);
+    alice.subscribe(2);
     for round in 0..3 {
         let text = format!("message {round}");
         alice.publish(1, &text);

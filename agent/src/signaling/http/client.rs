@@ -15,6 +15,7 @@ use wice_core::mailbox::{MAX_SEALED, Mailbox, Sealed};
 use super::super::BackendConfig;
 use super::super::backend::{BackendError, resource, retry_after_seconds};
 use super::super::ice_servers::Handed;
+use super::super::outbox::Written;
 
 /// Asks one server.
 #[derive(Debug)]
@@ -44,17 +45,6 @@ const MAX_HELLO: usize = 64 * 1024;
 const MAX_PROBLEM: usize = 4096;
 /// Most of an error's text that is shown.
 const MAX_DETAIL: usize = 160;
-
-/// What became of a message.
-#[derive(Debug)]
-pub(super) enum Written {
-    /// The server has it.
-    Done,
-    /// The server will not have it.
-    Refused,
-    /// The server wants to be left alone for a while.
-    Later(Duration),
-}
 
 /// What became of a poll.
 #[derive(Debug)]

@@ -4,7 +4,7 @@
 
 mod client;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::convert::Infallible;
 use std::time::Duration;
 
@@ -14,12 +14,13 @@ use futures_util::stream::FuturesUnordered;
 use tokio::time::{Instant, interval_at};
 use wice_core::mailbox::Mailbox;
 
-use self::client::{Answer, Client, Letter, WAIT, Written};
+use self::client::{Answer, Client, Letter, WAIT};
 use super::BackendConfig;
 use super::backend::{Backend, BackendError, until};
 use super::desired::Ledger;
 use super::ice_servers::SOONEST;
 use super::link::Link;
+use super::outbox::Outbox;
 
 /// A server that speaks HTTP.
 ///
@@ -54,18 +55,20 @@ impl Backend for Http {
 
     async fn run(&mut self, link: &mut Link) -> Result<Infallible, BackendError> {
         self.ledger.forget();
-        let mut writes = Writes::default();
+        let mut outbox = Outbox::new(MAX_WRITES);
         let mut polls = Polls::default();
         let mut refresh = interval_at(Instant::now() + REFRESH, REFRESH);
         // Connects before there is anything to say, and tells a wrong token from a right one.
         let mut hello = FuturesUnordered::from_iter([self.client.hello()]);
         let mut renewal = None;
-        writes.plan(&self.ledger, link);
+        outbox.plan(&self.ledger, link);
         loop {
-            writes.start(&self.client, link);
+            outbox.start(link, |mailbox, published| {
+                self.client.write(mailbox, published.map(|it| it.sealed))
+            });
             polls.start(&self.client, link);
             tokio::select! {
-                () = link.changed() => writes.plan(&self.ledger, link),
+                () = link.changed() => outbox.plan(&self.ledger, link),
                 Some(answer) = hello.next() => {
                     let handed = answer?;
                     link.connected().await;
@@ -77,93 +80,18 @@ impl Backend for Http {
                     }
                 }
                 () = until(renewal), if hello.is_empty() => hello.push(self.client.hello()),
-                Some(write) = writes.running.next() => {
-                    writes.ended(write, &mut self.ledger, link).await?;
+                Some(write) = outbox.running.next() => {
+                    outbox.ended(write, &mut self.ledger, link).await?;
                 }
                 Some(poll) = polls.running.next() => polls.ended(poll, link).await?,
-                () = until(writes.pause) => writes.pause = None,
+                () = until(outbox.pause) => outbox.pause = None,
                 () = until(polls.pause) => polls.pause = None,
                 _ = refresh.tick() => {
                     self.ledger.forget();
-                    writes.plan(&self.ledger, link);
+                    outbox.plan(&self.ledger, link);
                 }
             }
         }
-    }
-}
-
-/// What is being written, and what is left to write.
-#[derive(Default)]
-struct Writes {
-    running: FuturesUnordered<BoxFuture<'static, Write>>,
-    /// Never two for one mailbox: the older one could arrive last.
-    busy: BTreeSet<Mailbox>,
-    pending: BTreeSet<Mailbox>,
-    planned: u64,
-    pause: Option<Instant>,
-}
-
-/// A write that ended.
-struct Write {
-    mailbox: Mailbox,
-    revision: Option<u64>,
-    result: Result<Written, BackendError>,
-}
-
-impl Writes {
-    fn plan(&mut self, ledger: &Ledger, link: &mut Link) {
-        let desired = link.desired();
-        self.pending = ledger.pending(&desired);
-        self.planned = desired.revision();
-    }
-
-    /// Starts as many writes as may run, and reports when none is left.
-    fn start(&mut self, client: &Client, link: &Link) {
-        while self.pause.is_none() && self.running.len() < MAX_WRITES {
-            let idle = |mailbox: &&Mailbox| !self.busy.contains(mailbox);
-            let Some(mailbox) = self.pending.iter().find(idle).copied() else {
-                break;
-            };
-            self.pending.remove(&mailbox);
-            self.busy.insert(mailbox);
-            let published = link.current().published(mailbox).cloned();
-            let revision = published.as_ref().map(|it| it.revision);
-            let write = client.write(mailbox, published.map(|it| it.sealed));
-            self.running.push(Box::pin(async move {
-                Write {
-                    mailbox,
-                    revision,
-                    result: write.await,
-                }
-            }));
-        }
-        if self.running.is_empty() && self.pending.is_empty() {
-            link.settled(self.planned);
-        }
-    }
-
-    async fn ended(
-        &mut self,
-        write: Write,
-        ledger: &mut Ledger,
-        link: &mut Link,
-    ) -> Result<(), BackendError> {
-        let written = write.result?;
-        link.connected().await;
-        self.busy.remove(&write.mailbox);
-        match written {
-            Written::Done => ledger.wrote(write.mailbox, write.revision),
-            Written::Refused => {
-                // Repeating it would not help; the next refresh tries again.
-                ledger.wrote(write.mailbox, write.revision);
-                link.ignore("a refusal of one of our messages");
-            }
-            Written::Later(after) => self.pause = Some(Instant::now() + after),
-        }
-        if ledger.differs(write.mailbox, &link.current()) {
-            self.pending.insert(write.mailbox);
-        }
-        Ok(())
     }
 }
 

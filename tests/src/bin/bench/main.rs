@@ -9,6 +9,7 @@ mod moments;
 mod offer;
 mod relay;
 mod relayed_crowd;
+mod size;
 mod swarm;
 mod throughput;
 mod usage;
@@ -62,6 +63,8 @@ enum Part {
     RelayedCrowd,
     /// The cost of signing, sealing, opening and verifying.
     Offer,
+    /// Programs and packages on disk, and memory at rest.
+    Size,
 }
 
 /// Whatever happens, the benchmarks end: children die with this process, and namespaces with the last of them.
@@ -104,6 +107,9 @@ fn bench(arguments: &Arguments) -> Result<()> {
     }
     if wanted(Part::Offer) {
         offer::measure();
+    }
+    if wanted(Part::Size) {
+        outcome = outcome.and(size::measure(engine));
     }
     if wanted(Part::Crowd) {
         // A connection that failed is told at the end, and keeps nothing from being measured.

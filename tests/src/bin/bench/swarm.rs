@@ -242,10 +242,12 @@ impl Members {
         let mut wrote = false;
         while let Some(output) = self.mesh.poll() {
             let operation = match output {
-                Output::Publish { mailbox, sealed } => {
+                Output::Publish {
+                    mailbox, sealed, ..
+                } => {
                     json!({"op": "publish", "mailbox": mailbox.to_string(), "message": sealed.as_str()})
                 }
-                Output::Subscribe(mailbox) => {
+                Output::Subscribe { mailbox, .. } => {
                     json!({"op": "subscribe", "mailboxes": [mailbox.to_string()]})
                 }
                 Output::Transmit(transmit) => {
@@ -278,6 +280,7 @@ impl Members {
                 Output::Withdraw(_)
                 | Output::Unsubscribe(_)
                 | Output::Relay(_)
+                | Output::Tcp(_)
                 | Output::Nudge { .. }
                 | Output::Changed(_) => continue,
             };

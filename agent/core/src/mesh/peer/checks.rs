@@ -16,6 +16,7 @@ use crate::offer::Offer;
 use crate::relay::RelayOrder;
 use crate::settings::Policy;
 use crate::status::{PathKind, Reason, State};
+use crate::tcp::TcpOrder;
 
 impl Peer {
     /// Takes a STUN packet that is addressed to this peer's session.
@@ -31,6 +32,7 @@ impl Peer {
     pub(super) fn timers(&mut self, cx: &mut Context<'_>) {
         let now = cx.now.instant;
         let quiet = self.is_quiet();
+        self.stream_timers(cx);
         let Some(negotiation) = &mut self.negotiation else {
             return;
         };
@@ -86,7 +88,18 @@ impl Peer {
                     })
                 });
             }
+            IceEvent::Stream { stream, payload } => {
+                cx.routes.sent(&payload, self.id, cx.now.instant);
+                cx.outputs
+                    .push_back(Output::Tcp(TcpOrder::Transmit { stream, payload }));
+            }
             IceEvent::Selected(pair) => self.nominated(&pair, present, cx),
+            IceEvent::Withdrawn if present && negotiation.carrier.is_none() => {
+                negotiation.way = PathKind::None;
+                info!(interface = cx.interface, peer = %self.id.key, name = cx.name,
+                    "the TCP stream has ended; negotiates anew");
+                self.restart(Reason::ConsentLost, cx);
+            }
             IceEvent::Withdrawn if present => {
                 info!(interface = cx.interface, peer = %self.id.key, name = cx.name,
                     "the relay is gone; looks for another path");
@@ -157,6 +170,7 @@ impl Peer {
         negotiation.remotes = offer.candidates.clone();
         negotiation.retry_at = None;
         negotiation.give_up = Some(cx.now.instant + GIVE_UP);
+        self.begin_streams(cx);
         if self.is_quiet() {
             return;
         }

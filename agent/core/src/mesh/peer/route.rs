@@ -9,8 +9,9 @@ use rand::RngExt;
 use tracing::{info, warn};
 
 use super::Peer;
+use super::streams::{TIDY, loopback};
 use crate::candidate::Kind;
-use crate::ice::{Ice, SelectedPair};
+use crate::ice::{Ice, Means, SelectedPair};
 use crate::io::Output;
 use crate::mesh::context::Context;
 use crate::mesh::negotiation::{Carrier, HOLD, LINGER};
@@ -33,7 +34,11 @@ impl Peer {
             if !pair.needs_route() {
                 negotiation.retry.reset();
             }
-            if pair.path() == PathKind::Relay && negotiation.is_direct_before(now) {
+            negotiation.tidy_at = Some(now + TIDY);
+            if pair.means() == Means::Udp {
+                negotiation.attempts.stop();
+            }
+            if negotiation.is_better_before(pair, now) {
                 negotiation.hold.get_or_insert(now + HOLD);
                 return;
             }
@@ -76,7 +81,9 @@ impl Peer {
         // A new session that goes by the same relay as the one before disturbs nothing.
         let moves = (before, pair.path()) != (PathKind::Relay, PathKind::Relay);
         self.dirty |= moves || self.kernel.endpoint.is_none();
-        if let Some(route) = pair.route {
+        if let Some(stream) = pair.stream {
+            self.follow_stream(stream, cx);
+        } else if let Some(route) = pair.route {
             let carrier =
                 (negotiation.carrier.as_ref()).filter(|it| it.route == route && it.left.is_none());
             match carrier.map(|it| it.endpoint) {
@@ -106,6 +113,7 @@ impl Peer {
                     base: pair.base,
                 }));
             }
+            self.leave_streams(None, pair.remote.address, pair.base, cx);
             self.aim(pair.remote.address, Some(pair.base), moves, cx);
         }
         self.moved(before, former, pair, cx);
@@ -145,15 +153,15 @@ impl Peer {
             }
             _ => {}
         }
-        self.plan(pair.path(), cx);
+        self.plan(pair, cx);
     }
 
     /// Plans the next attempt to leave a relay; the controlling side makes it.
-    fn plan(&mut self, path: PathKind, cx: &mut Context<'_>) {
+    fn plan(&mut self, pair: &SelectedPair, cx: &mut Context<'_>) {
         let Some(negotiation) = &mut self.negotiation else {
             return;
         };
-        if path != PathKind::Relay {
+        if pair.path() != PathKind::Relay && pair.stream.is_none() {
             negotiation.direct_at = None;
             negotiation.direct.reset();
             return;
@@ -168,7 +176,7 @@ impl Peer {
     }
 
     /// Wishes for an endpoint, and for a sign of life if packets move to another way.
-    fn aim(
+    pub(super) fn aim(
         &mut self,
         endpoint: SocketAddr,
         base: Option<SocketAddr>,
@@ -208,6 +216,8 @@ impl Peer {
         match endpoint {
             Some(endpoint) if in_use => {
                 negotiation.retry.reset();
+                let base = loopback(endpoint, cx.listen_port);
+                self.leave_streams(None, endpoint, base, cx);
                 self.aim(endpoint, None, true, cx);
             }
             Some(_) => {}

@@ -1,0 +1,5 @@
+//! Tells the program its version.
+
+fn main() {
+    wice_version::emit();
+}
