@@ -50,7 +50,7 @@ pub struct Mesh {
 }
 
 /// Between checks of a busy peer, so that another pair takes over within seconds.
-const BUSY_INTERVAL: Duration = Duration::from_millis(500);
+const BUSY_INTERVAL: Duration = Duration::from_millis(400);
 /// With more busy peers than this the interval grows, so that the checks of all together do not.
 const BUSY_PEERS: u32 = 64;
 
