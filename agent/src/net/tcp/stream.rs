@@ -177,6 +177,8 @@ impl Task {
                     if let Some(reason) = self.ready(ready?)? {
                         return Ok(reason);
                     }
+                    // A stream that always has more would keep its turn until it has used up the runtime's whole budget.
+                    tokio::task::yield_now().await;
                 }
                 sent = sent(self.end.as_deref()) => {
                     sent?;
