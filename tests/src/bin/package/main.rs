@@ -52,7 +52,7 @@ const CONNECT: [Step; 4] = [
     ),
 ];
 
-const LIVE: [Step; 6] = [
+const LIVE: [Step; 7] = [
     ("a reload keeps the path", steps::reload),
     ("a restart loses nothing", steps::restart),
     (
@@ -63,6 +63,10 @@ const LIVE: [Step; 6] = [
     (
         "a bad configuration, a server that restarts and a crash lose nothing",
         steps::mishaps,
+    ),
+    (
+        "a relay works inside the sandboxes, and is left again",
+        steps::relay,
     ),
     (
         "remove leaves the tunnel and the configuration, purge only the tunnel",

@@ -309,6 +309,39 @@ pub(crate) fn mishaps(lab: &mut Lab) -> Result<()> {
     })
 }
 
+/// The programs relay inside the sandbox of their units: loopback addresses, large buffers, many ports.
+pub(crate) fn relay(lab: &mut Lab) -> Result<()> {
+    lab.server.run(
+        "echo 'WICE_SIGNAL_OPTIONS=--turn [::]:3478 --turn-allow-private' >/etc/wice/signal.env
+         systemctl restart wice-signal",
+    )?;
+    lab.both(|site| {
+        site.machine.run(
+            "mkdir -p /etc/wice/wice.toml.d
+             printf '[ice]\\npolicy = \"relay\"\\n' >/etc/wice/wice.toml.d/relay.toml
+             systemctl reload wice-agent",
+        )
+    })?;
+    lab.both(|site| {
+        until("the path to go by the relay", CONNECTED, || {
+            let status = site.machine.run("wicectl status --json")?.replace(' ', "");
+            let relayed =
+                status.contains("\"path\":\"relay\"") && status.contains("\"state\":\"connected\"");
+            Ok(relayed.then_some(()))
+        })
+    })?;
+    lab.first_reply(CONNECTED)?;
+    println!(
+        "{}",
+        lab.a.machine.run("wicectl status; wg show wg0 endpoints")?
+    );
+    lab.both(|site| {
+        site.machine
+            .run("rm /etc/wice/wice.toml.d/relay.toml; systemctl reload wice-agent")
+    })?;
+    settled(lab)
+}
+
 pub(crate) fn remove(lab: &mut Lab) -> Result<()> {
     let machine = &lab.a.machine;
     let gone = |machine: &Booted, package: &str, how: &str| {
