@@ -188,7 +188,7 @@ fn missing_role(engine: Engine) -> Result<()> {
         Ok(shown.contains("rbac.yaml").then_some(shown))
     })?;
     // Which right it misses first depends on what it asks first.
-    let named = ["list", "watch", "patch"]
+    let named = ["list", "watch", "create and patch"]
         .iter()
         .any(|verb| shown.contains(&format!("may not {verb} offers.wice.org in namespace wice")));
     ensure!(named, "{shown}");
