@@ -6,10 +6,11 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use clap::Parser;
-use wice_signal::{Limits, Options, SecretError, TlsFiles, Token, TokenError};
+use wice_signal::{Limits, Options, SecretError, StoreFileError, TlsFiles, Token, TokenError};
 
 use crate::log::LogLevel;
 
+mod store;
 mod turn;
 
 const PORT: u16 = 8080;
@@ -24,7 +25,8 @@ pub(crate) const DEFAULT_IPV4: SocketAddr =
 /// The rendezvous server of WICE: agents leave sealed offers for each other in its mailboxes and ask its STUN server
 /// for their public addresses. With --turn it also relays for those that have no direct path.
 ///
-/// It keeps the newest message of each mailbox in memory for a time and cannot read any. HTTP REST and WebSocket are
+/// It keeps the newest message of each mailbox for a time and cannot read any: in memory or, with --store, in NATS, for
+/// any number of servers together. HTTP REST and WebSocket are
 /// served on the same addresses; GET /v1/openapi.json describes them.
 #[derive(Debug, Parser)]
 #[command(
@@ -63,6 +65,9 @@ pub(crate) struct Cli {
     /// Print the manual page as roff, and exit.
     #[arg(long, hide = true)]
     pub(crate) generate_man: bool,
+
+    #[command(flatten)]
+    store: store::StoreFlags,
 
     #[command(flatten)]
     turn: turn::TurnFlags,
@@ -104,6 +109,8 @@ pub(crate) enum InvalidOptions {
     Token(#[from] TokenError),
     #[error(transparent)]
     Secret(#[from] SecretError),
+    #[error(transparent)]
+    Store(#[from] StoreFileError),
 }
 
 impl Cli {
@@ -127,6 +134,7 @@ impl Cli {
             stun: self.stun,
             turn: self.turn.options()?,
             token,
+            store: self.store.options()?,
             limits: Limits {
                 expiry: Duration::from_secs(self.limits.expiry),
                 mailboxes: self.limits.mailboxes,

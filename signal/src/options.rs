@@ -8,6 +8,12 @@ use std::time::Duration;
 use crate::token::Token;
 use crate::turn::Secret;
 
+mod nats;
+
+pub use nats::{
+    BucketName, InvalidStore, NatsAuth, NatsOptions, NatsServers, NatsUser, StoreFileError,
+};
+
 /// How a server is set up.
 #[derive(Debug, Clone, Default)]
 pub struct Options {
@@ -21,6 +27,8 @@ pub struct Options {
     pub turn: Option<TurnOptions>,
     /// What a client must present, if anything.
     pub token: Option<Token>,
+    /// Share the mailboxes with other servers; else they are in memory.
+    pub store: Option<NatsOptions>,
     /// Bounds on what clients may use.
     pub limits: Limits,
 }

@@ -16,7 +16,7 @@ use crate::connection::{Door, accept};
 use crate::limit::{Rate, Slots};
 use crate::options::Options;
 use crate::stop::Stopper;
-use crate::store::Store;
+use crate::store::{NatsError, Store};
 use crate::stun::StunSocket;
 use crate::tls::{Tls, TlsError};
 use crate::turn::{Turn, Unbound};
@@ -31,6 +31,7 @@ pub struct Server {
     stun: Vec<StunSocket>,
     turn: Option<Turn>,
     tls: Option<Tls>,
+    store: Arc<Store>,
     options: Options,
 }
 
@@ -74,6 +75,9 @@ pub enum ServerError {
     /// The thread of the TURN server cannot be started.
     #[error("cannot start the TURN server: {0}")]
     TurnThread(#[source] io::Error),
+    /// The shared store cannot be set up.
+    #[error(transparent)]
+    Store(#[from] NatsError),
     /// Certificate or key cannot be used.
     #[error(transparent)]
     Tls(#[from] TlsError),
@@ -121,11 +125,16 @@ impl Server {
             stun.push(StunSocket::bind(address).await.map_err(failed)?);
         }
         let turn = options.turn.clone().map(Turn::bind).transpose()?;
+        let store = match &options.store {
+            None => Store::memory(options.limits.clone()),
+            Some(nats) => Store::shared(nats, options.limits.clone()).await?,
+        };
         Ok(Self {
             listeners,
             stun,
             turn,
             tls,
+            store: Arc::new(store),
             options,
         })
     }
@@ -174,11 +183,11 @@ impl Server {
             stun,
             turn,
             tls,
+            store,
             options,
         } = self;
         let limits = options.limits.clone();
         let stopper = Stopper::new();
-        let store = Arc::new(Store::memory(limits.clone()));
         let now = Instant::now();
         let rate = Arc::new(Rate::new(limits.requests_per_minute, now));
         let stun_rate = Arc::new(Rate::new(limits.stun_per_minute, now));

@@ -73,6 +73,11 @@ impl Stop {
         self.reached(Phase::Draining).await;
     }
 
+    /// Whether the server wants to end.
+    pub(crate) fn is_draining(&self) -> bool {
+        *self.phase.borrow() >= Phase::Draining
+    }
+
     /// Waits until nothing may go on.
     pub(crate) async fn over(&self) {
         self.reached(Phase::Over).await;
