@@ -5,7 +5,9 @@
     reason = "each test program uses its own part of this"
 )]
 
+pub mod forwarder;
 pub mod nats;
+pub mod program;
 pub mod turn;
 
 use std::fs;
@@ -20,7 +22,7 @@ use tokio::time::{sleep, timeout};
 use wice_signal::{Options, Server, ServerError, TlsFiles};
 
 /// Long enough for any machine; nothing here waits for it but a failure.
-pub const PATIENCE: Duration = Duration::from_secs(40);
+pub const PATIENCE: Duration = Duration::from_secs(60);
 
 pub const ONE: &str = "0123456789abcdef0123456789abcdef01234567";
 pub const TWO: &str = "ffffffffffffffffffffffffffffffffffffffff";
