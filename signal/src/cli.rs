@@ -31,7 +31,8 @@ pub(crate) const DEFAULT_IPV4: SocketAddr =
 #[derive(Debug, Parser)]
 #[command(
     version = env!("WICE_VERSION"),
-    after_help = "SIGHUP reads certificate and key again. SIGTERM and SIGINT stop the server within five seconds.\n\
+    after_help = "SIGHUP reads certificate and key again. SIGTERM and SIGINT stop the server: clients are told\n\
+        to leave, over the first half of --drain where others share its store; a second one ends it at once.\n\
         Exit status: 0 stopped by a signal, 1 failed, 2 wrong usage."
 )]
 pub(crate) struct Cli {
@@ -57,6 +58,11 @@ pub(crate) struct Cli {
     /// one; else none is asked for].
     #[arg(long, value_name = "FILE")]
     token_file: Option<PathBuf>,
+
+    /// Seconds that clients have to leave when the server stops; GET /readyz says so meanwhile.
+    #[arg(long, value_name = "SECONDS", default_value_t = Limits::default().drain.as_secs(),
+        value_parser = clap::value_parser!(u64).range(0..=3600))]
+    drain: u64,
 
     /// How much is logged, to the journal under systemd and else to standard error.
     #[arg(long, value_name = "LEVEL", default_value = "info")]
@@ -137,6 +143,7 @@ impl Cli {
             store: self.store.options()?,
             limits: Limits {
                 expiry: Duration::from_secs(self.limits.expiry),
+                drain: Duration::from_secs(self.drain),
                 mailboxes: self.limits.mailboxes,
                 mailboxes_per_address: self.limits.mailboxes_per_address,
                 requests_per_minute: self.limits.requests_per_minute,

@@ -145,6 +145,8 @@ pub struct Limits {
     pub connections_per_address: usize,
     /// How long a message is kept after it was last written.
     pub expiry: Duration,
+    /// How long clients have to leave when the server stops.
+    pub drain: Duration,
 }
 
 impl Default for Limits {
@@ -164,6 +166,8 @@ impl Default for Limits {
             connections: 10_000,
             connections_per_address: 500,
             expiry: Duration::from_secs(3600),
+            // Long polls answer and WebSockets say goodbye at once; only a client that reads nothing needs longer.
+            drain: Duration::from_secs(4),
         }
     }
 }

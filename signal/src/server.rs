@@ -175,7 +175,7 @@ impl Server {
         self.tls.clone()
     }
 
-    /// Serves until `shutdown` completes, then ends within five seconds: long polls are answered, WebSockets closed.
+    /// Serves until `shutdown` completes, then ends within the time to drain: long polls are answered, WebSockets closed.
     /// When the returned future is dropped, all connections end at once.
     pub async fn run(self, shutdown: impl Future<Output = ()>) -> Result<(), ServerError> {
         let Self {
@@ -187,7 +187,12 @@ impl Server {
             options,
         } = self;
         let limits = options.limits.clone();
-        let stopper = Stopper::new();
+        // With a shared store there are other servers, which should not be stormed; the second half is for the slow.
+        let goodbyes = match options.store {
+            Some(_) => limits.drain / 2,
+            None => Duration::ZERO,
+        };
+        let stopper = Stopper::new(limits.drain, goodbyes);
         let now = Instant::now();
         let rate = Arc::new(Rate::new(limits.requests_per_minute, now));
         let stun_rate = Arc::new(Rate::new(limits.stun_per_minute, now));

@@ -16,6 +16,7 @@ use common::{ONE, Running, TWO, header, soon};
 use futures_util::{SinkExt, StreamExt};
 use serde_json::{Value, json};
 use tokio::net::TcpStream;
+use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 use tokio::time::sleep;
 use tokio_tungstenite::tungstenite::Message;
@@ -233,11 +234,11 @@ async fn a_server_that_is_cut_off_catches_up_and_undoes_nothing() {
 async fn a_dead_node_of_a_cluster_costs_no_acknowledged_message() {
     let mut nodes = Node::cluster();
     let fleet = Fleet::start(&nodes).await;
-    for number in 0..nodes.len() {
+    for node in &mut nodes {
         fleet.progress().await;
-        nodes[number].kill();
+        node.kill();
         fleet.progress().await;
-        nodes[number].run();
+        node.run();
     }
     fleet.settle().await;
 }
@@ -245,7 +246,7 @@ async fn a_dead_node_of_a_cluster_costs_no_acknowledged_message() {
 #[tokio::test]
 async fn restarting_all_nodes_costs_no_acknowledged_message() {
     let mut nodes = Node::cluster();
-    let fleet = Fleet::start(&nodes).await;
+    let mut fleet = Fleet::start(&nodes).await;
     fleet.progress().await;
     for node in &mut nodes {
         node.kill();
@@ -254,11 +255,56 @@ async fn restarting_all_nodes_costs_no_acknowledged_message() {
         server.unready().await;
         refuses(server).await;
     }
+    // What comes after must not stand in for what was lost.
+    fleet.rest().await;
     for node in &mut nodes {
         node.run();
     }
-    fleet.progress().await;
     fleet.settle().await;
+}
+
+#[tokio::test]
+async fn a_stopping_server_sends_its_clients_away_one_by_one() {
+    let node = Node::start();
+    let mut stopping = Options {
+        store: Some(options(&[&node])),
+        ..Options::default()
+    };
+    stopping.limits.drain = Duration::from_secs(10);
+    let stopping = Running::start_as_is(stopping).await;
+    let staying = server(options(&[&node])).await;
+    stopping.ready().await;
+    staying.ready().await;
+    let (closed, mut first_closed) = mpsc::channel(64);
+    let mut clients = Vec::new();
+    for _ in 0..30 {
+        let mut socket = subscribe(stopping.http, &[ONE]).await;
+        let closed = closed.clone();
+        clients.push(tokio::spawn(async move {
+            let mut heard = 0;
+            loop {
+                match soon(socket.next()).await.unwrap().unwrap() {
+                    Message::Text(_) => heard += 1,
+                    Message::Close(Some(frame)) => {
+                        assert_eq!(u16::from(frame.code), 1012, "{frame}");
+                        let _ = closed.send(()).await;
+                        return heard;
+                    }
+                    other => panic!("{other:?}"),
+                }
+            }
+        }));
+    }
+    let end = tokio::spawn(stopping.stop());
+    soon(first_closed.recv()).await.unwrap();
+    // Those that are still there are still served.
+    assert_eq!(staying.put(ONE, "meanwhile").await.status(), 204);
+    let mut heard = 0;
+    for client in clients {
+        heard += soon(client).await.unwrap();
+    }
+    assert!(heard > 0, "all were sent away at once");
+    soon(end).await.unwrap();
 }
 
 /// Two servers over one cluster, writers that never rest, and a subscriber of every mailbox on each server.
@@ -344,13 +390,18 @@ impl Fleet {
         .await;
     }
 
-    /// Ends the writers; then every server and every subscriber must have what was acknowledged last, or what was written
-    /// after it without an answer.
-    async fn settle(mut self) {
+    /// Ends the writers.
+    async fn rest(&mut self) {
         self.stop.store(true, Ordering::Relaxed);
         for writer in self.writers.drain(..) {
             soon(writer).await.unwrap();
         }
+    }
+
+    /// Ends the writers; then every server and every subscriber must have what was acknowledged last, or what was written
+    /// after it without an answer.
+    async fn settle(mut self) {
+        self.rest().await;
         let acknowledged = self.acknowledged.lock().unwrap().clone();
         for (name, at_least) in acknowledged {
             let mut values = Vec::new();

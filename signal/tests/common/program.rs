@@ -35,6 +35,16 @@ impl Program {
         self.child.id()
     }
 
+    /// Whether it has not ended.
+    pub fn is_running(&mut self) -> bool {
+        matches!(self.child.try_wait(), Ok(None))
+    }
+
+    /// Waits for its end; the exit status, if it was not killed.
+    pub fn wait(&mut self) -> Option<i32> {
+        self.child.wait().expect("it is a child").code()
+    }
+
     /// Kills it without a word.
     pub fn kill(&mut self) {
         let _ = self.child.kill();
