@@ -49,7 +49,7 @@ const SLOW_START: Duration = Duration::from_secs(1);
 /// A direct path is tried again 30 s after the last time.
 const TRIED_AGAIN: Duration = Duration::from_secs(50);
 
-/// From a direct path that is cut to the relay. The aim is 3 s; it takes up to 2.9 s on a quiet machine, and this one may be busy.
+/// From a direct path that is cut to the relay. The aim is 3 s; it takes up to 2.6 s on a quiet machine, and this one may be busy.
 const SILENT_AT_MOST: Duration = Duration::from_secs(5);
 /// From a relay that is killed and restarted to the same relay.
 const BACK_WITHIN: Duration = Duration::from_secs(5);
