@@ -38,6 +38,7 @@ fn two_servers(engine: Engine) -> Result<()> {
     left.crash()?;
     scene.a.reaches(&scene.b)?;
     let left = serve(&scene, 8081)?;
+    b.process.crash()?;
     b.again()?;
     scene.converge(&a, &b)?;
     drop((left, right));
