@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
 use tokio::sync::mpsc;
+use tokio::task::AbortHandle;
 use tracing::{debug, error, info, warn};
 use wice_core::io::{Input, LocalAddress, Now, Output};
 use wice_core::mesh::Mesh;
@@ -21,6 +22,7 @@ use crate::net::{Relays, Streams, StunPort};
 use crate::signaling::{self, BackendConfig, BackendState, Signaling};
 use crate::systemd;
 
+mod check;
 mod errands;
 mod relays;
 mod resolve;
@@ -43,6 +45,8 @@ pub(crate) struct Driver {
     signaling: Signaling,
     bus: dbus::Service,
     resolver: Resolver,
+    /// A check of the network that somebody asked for.
+    check: Option<AbortHandle>,
     /// Servers that the configuration names.
     servers: Vec<IceServer>,
     events: mpsc::Receiver<signaling::Event>,
@@ -99,6 +103,7 @@ impl Driver {
             signaling,
             bus,
             resolver: Resolver::default(),
+            check: None,
             servers: config.servers,
             events,
             commands,
@@ -232,6 +237,7 @@ impl Driver {
             } => {
                 let _ = reply.send(self.mesh.explain(&interface, &peer, now()));
             }
+            Command::NetCheck { patience, reply } => self.check_network(patience, reply),
             Command::Reload { reply } => {
                 let _ = reply.send(self.reload());
             }

@@ -3,6 +3,7 @@
 //! No object is ever locked for writing, so a slow answer of the driver delays nobody else.
 
 use std::collections::HashMap;
+use std::ops::RangeInclusive;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
@@ -20,6 +21,10 @@ use super::{Command, properties};
 
 /// How long a caller waits for the driver; far beyond what it needs, below the 25 s after which D-Bus clients give up.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
+/// How long a check of the network takes where nobody says otherwise, in milliseconds, and what may be said: with
+/// [`ANSWER_TIMEOUT`] still below those 25 s.
+const CHECK_TIMEOUT: u32 = 5000;
+const CHECK_TIMEOUTS: RangeInclusive<u32> = 1000..=15_000;
 
 /// A value that the publishing task writes and the getters read.
 pub(super) struct Cell<T>(Arc<Mutex<T>>);
@@ -96,6 +101,22 @@ impl Manager {
             return Err(unknown_peer(interface, &peer));
         }
         Ok(wice_bus::path::peer(interface, peer.as_bytes()))
+    }
+
+    /// What this network does to UDP and who answers in it, after some seconds. Option: Timeout (u, milliseconds).
+    /// Verdict (u), Findings (au), Families and Servers (aa{sv}), Backends (a(sus)).
+    #[zbus(out_args("result"))]
+    async fn net_check(
+        &self,
+        options: HashMap<String, OwnedVariant>,
+    ) -> Result<HashMap<&'static str, Variant<'static>>, Error> {
+        let patience = check_timeout(options)?;
+        let command = |reply| Command::NetCheck { patience, reply };
+        let check = ask_within(patience + ANSWER_TIMEOUT, &self.commands, command).await?;
+        let check = check.ok_or_else(|| {
+            Error::Busy("another check of the network is running; ask again when it has ended, in some seconds".to_owned())
+        })?;
+        Ok(check.into_dictionary())
     }
 }
 
@@ -208,7 +229,7 @@ impl Peer {
     }
 
     /// Unix time of WireGuard's latest handshake in seconds; 0 for never.
-    #[zbus(property)]
+    #[zbus(property(emits_changed_signal = "false"))]
     fn latest_handshake(&self) -> u64 {
         self.status.lock().latest_handshake.as_secs()
     }
@@ -306,8 +327,39 @@ impl Peer {
     ) -> zbus::Result<()>;
 }
 
+/// The options of a check.
+fn check_timeout(mut options: HashMap<String, OwnedVariant>) -> Result<Duration, Error> {
+    let timeout = options.remove("Timeout");
+    if let Some(option) = options.keys().next() {
+        return Err(Error::InvalidArgument(format!(
+            "unknown option {option:?}: this version has \"Timeout\" only"
+        )));
+    }
+    let Some(timeout) = timeout else {
+        return Ok(Duration::from_millis(CHECK_TIMEOUT.into()));
+    };
+    let timeout = u32::try_from(timeout).ok();
+    let timeout = timeout.filter(|timeout| CHECK_TIMEOUTS.contains(timeout));
+    let timeout = timeout.ok_or_else(|| {
+        let (least, most) = (CHECK_TIMEOUTS.start(), CHECK_TIMEOUTS.end());
+        Error::InvalidArgument(format!(
+            "the option \"Timeout\" takes milliseconds from {least} to {most} as a u"
+        ))
+    })?;
+    Ok(Duration::from_millis(timeout.into()))
+}
+
 /// Hands a command to the driver and waits for its answer.
 async fn ask<T>(
+    commands: &mpsc::Sender<Command>,
+    command: impl FnOnce(oneshot::Sender<T>) -> Command,
+) -> Result<T, Error> {
+    ask_within(ANSWER_TIMEOUT, commands, command).await
+}
+
+/// As [`ask`], with other patience.
+async fn ask_within<T>(
+    patience: Duration,
     commands: &mpsc::Sender<Command>,
     command: impl FnOnce(oneshot::Sender<T>) -> Command,
 ) -> Result<T, Error> {
@@ -316,12 +368,12 @@ async fn ask<T>(
         commands.send(command(reply)).await.ok()?;
         answer.await.ok()
     };
-    match tokio::time::timeout(ANSWER_TIMEOUT, exchange).await {
+    match tokio::time::timeout(patience, exchange).await {
         Ok(Some(answer)) => Ok(answer),
         Ok(None) => Err(Error::Busy("the agent is stopping".to_owned())),
         Err(_) => Err(Error::Busy(format!(
             "the agent did not answer within {} s; it may still do it",
-            ANSWER_TIMEOUT.as_secs()
+            patience.as_secs()
         ))),
     }
 }

@@ -2,6 +2,7 @@
 
 mod explain;
 mod fixture;
+mod netcheck;
 mod packaging;
 mod ping;
 mod polkit;

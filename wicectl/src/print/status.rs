@@ -50,7 +50,8 @@ fn relay(relay: &Relay, style: Style) -> String {
     text
 }
 
-fn backend(backend: &Backend, style: Style) -> String {
+/// A backend in half a line.
+pub(crate) fn backend(backend: &Backend, style: Style) -> String {
     let mut text = format!("{} ", escape(&backend.url));
     let state = backend.state.word();
     if backend.state == BackendState::Up {
@@ -191,7 +192,8 @@ pub(super) fn address(candidate: &Candidate) -> String {
     }
 }
 
-fn line(text: &mut String, style: Style, name: &str, value: &str) {
+/// Adds a line of a block.
+pub(crate) fn line(text: &mut String, style: Style, name: &str, value: &str) {
     text.push_str(&format!("  {}: {value}\n", style.bold(name)));
 }
 

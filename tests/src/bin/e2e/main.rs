@@ -9,6 +9,7 @@ mod lab;
 mod lab_relay;
 mod life;
 mod mailbox;
+mod netcheck;
 mod path;
 mod relay;
 mod relay_trouble;
@@ -82,6 +83,7 @@ fn main() -> ExitCode {
         secrets::cases(),
         kubernetes::cases(),
         tcp::cases(),
+        netcheck::cases(),
     ]
     .into_iter()
     .flatten()
