@@ -181,8 +181,8 @@ fn findings(
         ),
         (
             NetFinding::ServerSilent,
-            servers.iter().any(|server| !server.answered)
-                && servers.iter().any(|server| server.answered),
+            // Where nothing but TCP comes through, it is not the servers' fault.
+            verdict < Verdict::RelayOnly && servers.iter().any(|server| !server.answered),
         ),
         (
             NetFinding::NoRelay,

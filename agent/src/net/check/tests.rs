@@ -215,7 +215,7 @@ fn a_verdict_and_its_findings_follow_from_what_was_seen() {
             silent(),
             vec![server(STUN, false, None), server(TLS, true, Some(true))],
             Verdict::RelayOnly,
-            vec![Found::UdpBlocked, Found::ServerSilent],
+            vec![Found::UdpBlocked],
         ),
         (
             silent(),
