@@ -266,8 +266,12 @@ async fn a_closed_pipe_ends_it_quietly() {
     );
 }
 
-/// The binary, built once from this tree: the tests of one package do not build another's.
-pub(super) static WICECTL: LazyLock<PathBuf> = LazyLock::new(|| {
+pub(super) static WICECTL: LazyLock<PathBuf> =
+    LazyLock::new(|| build(&["--package", "wicectl"]).join("wicectl"));
+
+/// Builds something from this tree, where it is not built yet: the tests of one package do not build another's. Answers the
+/// directory that programs are built into.
+pub(super) fn build(what: &[&str]) -> PathBuf {
     let own = std::env::current_exe().expect("the test has a path");
     let profile = own
         .parent()
@@ -278,23 +282,16 @@ pub(super) static WICECTL: LazyLock<PathBuf> = LazyLock::new(|| {
         Some(name) => name,
     };
     let built = Process::new(env!("CARGO"))
-        .args([
-            "build",
-            "--quiet",
-            "--locked",
-            "--package",
-            "wicectl",
-            "--profile",
-            name,
-        ])
+        .args(["build", "--quiet", "--locked", "--profile", name])
+        .args(what)
         .arg("--target-dir")
         .arg(profile.parent().expect("target/PROFILE"))
         .current_dir(env!("CARGO_MANIFEST_DIR"))
         .status()
         .expect("cargo runs");
-    assert!(built.success(), "wicectl does not build");
-    profile.join("wicectl")
-});
+    assert!(built.success(), "{what:?} does not build");
+    profile.to_owned()
+}
 
 pub(super) async fn run(bus: &PrivateBus, arguments: &[&str]) -> Output {
     let mut process = Process::new(&*WICECTL);

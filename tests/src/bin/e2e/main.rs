@@ -1,6 +1,7 @@
 //! `wice-e2e`: the end-to-end suites. Each case is a process of its own with a lab of its own and a deadline, so that no
 //! case can spoil or outlast another.
 
+mod dbus;
 mod handover;
 mod input;
 mod interfaces;
@@ -84,6 +85,7 @@ fn main() -> ExitCode {
         kubernetes::cases(),
         tcp::cases(),
         netcheck::cases(),
+        dbus::cases(),
     ]
     .into_iter()
     .flatten()
