@@ -301,14 +301,19 @@ pub(super) async fn run(bus: &PrivateBus, arguments: &[&str]) -> Output {
 
 /// The same as a user without any right of its own.
 pub(super) async fn run_as_nobody(bus: &PrivateBus, arguments: &[&str]) -> Output {
+    run_as(bus, 65534, arguments).await
+}
+
+/// The same as the user with this number, and no group but one of that number.
+pub(super) async fn run_as(bus: &PrivateBus, user: u32, arguments: &[&str]) -> Output {
     // The build directory may be closed to others.
     let copy = bus.directory().join("wicectl");
     if !copy.exists() {
         std::fs::copy(&*WICECTL, &copy).expect("wicectl is copied");
     }
     let mut process = Process::new("setpriv");
-    process.args(["--reuid=65534", "--regid=65534", "--clear-groups"]);
-    process.arg(&copy).args(arguments);
+    process.args([format!("--reuid={user}"), format!("--regid={user}")]);
+    process.arg("--clear-groups").arg(&copy).args(arguments);
     output(bus, process).await
 }
 
