@@ -1,5 +1,6 @@
 //! The service on a real bus, as a client of it sees it.
 
+mod annotations;
 mod example;
 mod explain;
 mod fixture;
