@@ -2,6 +2,7 @@
 //! case can spoil or outlast another.
 
 mod dbus;
+mod explain;
 mod handover;
 mod input;
 mod interfaces;
@@ -86,6 +87,7 @@ fn main() -> ExitCode {
         tcp::cases(),
         netcheck::cases(),
         dbus::cases(),
+        explain::cases(),
     ]
     .into_iter()
     .flatten()
