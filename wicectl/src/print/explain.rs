@@ -79,8 +79,13 @@ fn pair(pair: &Pair, style: Style) -> String {
             style.warn(&format!("failed: {cause}"))
         }
     };
+    let over = if pair.remote.network.starts_with("tcp") {
+        " over TCP"
+    } else {
+        ""
+    };
     format!(
-        "{ends}: {state} ({} sent, {} answered, {} of the peer's arrived)",
+        "{ends}{over}: {state} ({} sent, {} answered, {} of the peer's arrived)",
         pair.sent, pair.answered, pair.received
     )
 }

@@ -179,7 +179,12 @@ fn state(peer: &Peer, style: Style, now: u64) -> String {
 /// Address and port, and what kind of candidate it is.
 pub(super) fn candidate(candidate: &Candidate) -> String {
     let kind = escape(words::candidate(&candidate.kind));
-    format!("{} ({kind})", address(candidate))
+    let over = if candidate.network.starts_with("tcp") {
+        ", TCP"
+    } else {
+        ""
+    };
+    format!("{} ({kind}{over})", address(candidate))
 }
 
 /// Address and port.

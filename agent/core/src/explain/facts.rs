@@ -161,7 +161,9 @@ impl Facts<'_> {
         let only_private = |addresses: &[SocketAddr]| {
             !addresses.is_empty() && addresses.iter().all(|it| is_private(it.ip()))
         };
-        let unseen = only_private(&ours);
+        // Behind two NATs what STUN sees is private, too: it was seen all the same.
+        let seen = |kind| matches!(kind, Kind::Srflx | Kind::Prflx);
+        let unseen = only_private(&ours) && !locals.iter().any(|it| seen(it.kind));
         note(
             Finding::NoStunServer,
             unseen && surroundings.stun_servers == 0,
@@ -171,7 +173,11 @@ impl Facts<'_> {
             && (surroundings.relayed.iter()).any(|it| it.transport != Transport::Udp);
         note(Finding::UdpBlocked, blocked && asked);
         note(Finding::StunUnanswered, unseen && asked && !blocked);
-        note(Finding::PeerOnlyPrivate, only_private(&theirs));
+        let peer_unseen = !self.udp_remotes().any(|it| seen(it.kind));
+        note(
+            Finding::PeerOnlyPrivate,
+            only_private(&theirs) && peer_unseen,
+        );
         let apart = ours
             .iter()
             .all(|our| theirs.iter().all(|their| our.is_ipv4() != their.is_ipv4()));

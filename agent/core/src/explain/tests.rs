@@ -83,6 +83,13 @@ fn addresses_that_cannot_meet_are_found() {
         findings(&ours, &theirs, &empty),
         [Finding::StunUnanswered, Finding::PeerOnlyPrivate]
     );
+    // What a NAT behind a NAT shows is private, and no STUN server is to blame.
+    let ours = [
+        ours[0].clone(),
+        local(Kind::Srflx, "10.0.0.11:4001", "192.168.1.2:1"),
+    ];
+    let theirs = [remote(Kind::Srflx, "10.0.0.12:1", Some("192.168.2.2:1"))];
+    assert_eq!(findings(&ours, &theirs, &empty), []);
 }
 
 #[test]

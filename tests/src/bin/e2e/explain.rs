@@ -45,6 +45,12 @@ fn symmetric(engine: Engine) -> Result<()> {
             "{finding} is not found: {failed:#}"
         );
     }
+    for finding in ["stun-unanswered", "peer-only-private"] {
+        ensure!(
+            !findings.iter().any(|it| it == finding),
+            "both sides were seen by two servers: {failed:#}"
+        );
+    }
     let pairs = failed["pairs"].as_array().context("no pairs")?;
     let (inside, outside) = (
         scene.b.host.address.to_string(),

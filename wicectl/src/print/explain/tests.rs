@@ -86,6 +86,7 @@ fn the_json_has_words_for_every_number() {
 
 #[test]
 fn a_pair_that_failed_says_why() {
+    let pair = |it: &Pair| super::pair(it, Style::plain());
     let (_, _, explanation) = explained();
     let failed = &explanation.pairs[0];
     let private = Candidate {
@@ -105,12 +106,23 @@ fn a_pair_that_failed_says_why() {
         state: PairState::Answered,
         ..failed.clone()
     };
-    for (pair, word) in [
+    assert!(!pair(failed).contains("TCP"));
+    let stream = Candidate {
+        network: "tcp4".to_owned(),
+        ..failed.remote.clone()
+    };
+    let stream = Pair {
+        remote: stream,
+        ..failed.clone()
+    };
+    assert!(pair(&stream).contains("198.51.100.2:4002 over TCP: failed"));
+    assert!(status::candidate(&stream.remote).ends_with("(as STUN sees it, TCP)"));
+    for (tried, word) in [
         (failed, Some("nothing-came")),
         (&private, Some("private-address")),
         (&heard, Some("not-answered")),
         (&works, None),
     ] {
-        assert_eq!(pair_fields(pair).cause, word, "{pair:?}");
+        assert_eq!(pair_fields(tried).cause, word, "{tried:?}");
     }
 }
