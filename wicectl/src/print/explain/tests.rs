@@ -86,7 +86,7 @@ fn the_json_has_words_for_every_number() {
 
 #[test]
 fn a_pair_that_failed_says_why() {
-    let pair = |it: &Pair| super::pair(it, Style::plain());
+    let pair = |it: &Pair| pair(it, Style::plain());
     let (_, _, explanation) = explained();
     let failed = &explanation.pairs[0];
     let private = Candidate {
