@@ -6,6 +6,7 @@
 mod authority;
 mod model;
 mod objects;
+mod options;
 mod polkit;
 mod properties;
 mod published;

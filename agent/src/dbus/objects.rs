@@ -3,7 +3,6 @@
 //! No object is ever locked for writing, so a slow answer of the driver delays nobody else.
 
 use std::collections::HashMap;
-use std::ops::RangeInclusive;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
@@ -17,14 +16,10 @@ use zbus::{Connection, OwnedObjectPath, OwnedVariant, Variant, interface};
 
 use super::authority::{self, Action};
 use super::model::Model;
-use super::{Command, properties};
+use super::{Command, options, properties};
 
 /// How long a caller waits for the driver; far beyond what it needs, below the 25 s after which D-Bus clients give up.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
-/// How long a check of the network takes where nobody says otherwise, in milliseconds, and what may be said: with
-/// [`ANSWER_TIMEOUT`] still below those 25 s.
-const CHECK_TIMEOUT: u32 = 5000;
-const CHECK_TIMEOUTS: RangeInclusive<u32> = 1000..=15_000;
 
 /// A value that the publishing task writes and the getters read.
 pub(super) struct Cell<T>(Arc<Mutex<T>>);
@@ -110,7 +105,7 @@ impl Manager {
         &self,
         options: HashMap<String, OwnedVariant>,
     ) -> Result<HashMap<&'static str, Variant<'static>>, Error> {
-        let patience = check_timeout(options)?;
+        let patience = options::check_timeout(options)?;
         let command = |reply| Command::NetCheck { patience, reply };
         let check = ask_within(patience + ANSWER_TIMEOUT, &self.commands, command).await?;
         let check = check.ok_or_else(|| {
@@ -277,11 +272,7 @@ impl Peer {
             peer: &peer.to_string(),
         };
         authority::require(connection, &header, action).await?;
-        if let Some(option) = options.keys().next() {
-            return Err(Error::InvalidArgument(format!(
-                "unknown option {option:?}: this version has none"
-            )));
-        }
+        options::none(&options)?;
         let command = |reply| Command::Restart {
             interface: self.interface.clone(),
             peer,
@@ -325,28 +316,6 @@ impl Peer {
         new: &str,
         old: &str,
     ) -> zbus::Result<()>;
-}
-
-/// The options of a check.
-fn check_timeout(mut options: HashMap<String, OwnedVariant>) -> Result<Duration, Error> {
-    let timeout = options.remove("Timeout");
-    if let Some(option) = options.keys().next() {
-        return Err(Error::InvalidArgument(format!(
-            "unknown option {option:?}: this version has \"Timeout\" only"
-        )));
-    }
-    let Some(timeout) = timeout else {
-        return Ok(Duration::from_millis(CHECK_TIMEOUT.into()));
-    };
-    let timeout = u32::try_from(timeout).ok();
-    let timeout = timeout.filter(|timeout| CHECK_TIMEOUTS.contains(timeout));
-    let timeout = timeout.ok_or_else(|| {
-        let (least, most) = (CHECK_TIMEOUTS.start(), CHECK_TIMEOUTS.end());
-        Error::InvalidArgument(format!(
-            "the option \"Timeout\" takes milliseconds from {least} to {most} as a u"
-        ))
-    })?;
-    Ok(Duration::from_millis(timeout.into()))
 }
 
 /// Hands a command to the driver and waits for its answer.

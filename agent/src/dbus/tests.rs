@@ -5,6 +5,7 @@ mod example;
 mod explain;
 mod fixture;
 mod netcheck;
+mod options;
 mod packaging;
 mod ping;
 mod polkit;

@@ -1,10 +1,8 @@
 //! `NetCheck` and `wicectl netcheck` on a real bus.
 
-use std::collections::HashMap;
 use std::time::Duration;
 
 use wice_bus::{FamilyCheck, Mapping, NetCheck, Udp, Verdict};
-use zbus::Variant;
 
 use super::fixture::{read, serve};
 use super::private_bus::PrivateBus;
@@ -55,26 +53,4 @@ async fn anybody_may_have_the_network_checked_but_one_at_a_time() {
     service.stop().await;
     let asked = driver.await.expect("the driver");
     assert_eq!(asked, [5, 2, 5].map(Duration::from_secs));
-}
-
-#[tokio::test]
-async fn an_option_that_a_check_does_not_have_is_refused() {
-    let bus = PrivateBus::started().await;
-    let (_service, mut commands) = serve(&bus);
-    read(&bus, |_| true).await;
-    let client = bus.client().await;
-    let manager = wice_bus::ManagerProxy::new(&client).await.expect("a proxy");
-    for (name, value, problem) in [
-        ("Server", Variant::from("stun:a"), "unknown option"),
-        ("Timeout", Variant::from("soon"), "as a u"),
-        ("Timeout", Variant::from(1_u32), "1000"),
-        ("Timeout", Variant::from(60_000_u32), "15000"),
-    ] {
-        let refused = manager.net_check(HashMap::from([(name, value)])).await;
-        let Err(wice_bus::Error::InvalidArgument(message)) = refused else {
-            panic!("{name}: {refused:?}");
-        };
-        assert!(message.contains(problem), "{message}");
-    }
-    assert!(commands.try_recv().is_err(), "the driver was asked");
 }

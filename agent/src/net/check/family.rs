@@ -208,7 +208,7 @@ async fn alternate(
 }
 
 /// Whether what a server calls its second address can be one: what it says decides where packets of ours go.
-fn is_second(server: SocketAddr, other: SocketAddr) -> bool {
+pub(super) fn is_second(server: SocketAddr, other: SocketAddr) -> bool {
     let (first, second) = (server.ip(), other.ip());
     server.is_ipv4() == other.is_ipv4()
         && first != second

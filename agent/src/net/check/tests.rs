@@ -8,7 +8,7 @@ use wice_bus::{
     Udp, Verdict,
 };
 
-use super::family::{Alternate, IpFamily, Seen};
+use super::family::{Alternate, IpFamily, Seen, is_second};
 use super::judge::{judge, one};
 use super::socket::Silence;
 use super::*;
@@ -155,6 +155,24 @@ fn a_family_without_a_way_or_a_server_says_so() {
     assert_eq!(v4(&Seen::default()).udp, Udp::NoAddress);
     assert_eq!(v4(&seen(&[])).udp, Udp::NoServer);
     assert_eq!(v4(&seen(&[("192.0.2.1:3478", None)])).udp, Udp::Unanswered);
+}
+
+#[test]
+fn a_server_cannot_send_us_wherever_it_likes() {
+    let server = address("192.0.2.1:3478");
+    assert!(is_second(server, address("198.51.100.1:3479")));
+    for other in [
+        "192.0.2.1:3479",
+        "198.51.100.1:3478",
+        "198.51.100.1:0",
+        "0.0.0.0:3479",
+        "127.0.0.1:3479",
+        "224.0.0.1:3479",
+        "255.255.255.255:3479",
+        "[2001:db8::1]:3479",
+    ] {
+        assert!(!is_second(server, address(other)), "{other}");
+    }
 }
 
 fn server(url: &str, answered: bool, relays: Option<bool>) -> ServerCheck {
