@@ -26,8 +26,8 @@ pub struct Report {
     pub bits_per_second: f64,
     /// Segments that were sent again.
     pub retransmits: u64,
-    /// The most segments that were sent again within one interval of a tenth of a second.
-    pub burst: u64,
+    /// When segments were sent again, and how many: by intervals of a tenth of a second, from the start of the transfer.
+    pub resent: Vec<(Duration, u64)>,
     /// The longest time in which the sender could hand over nothing to TCP, by intervals of a tenth of a second.
     pub longest_stall: Duration,
 }
@@ -90,6 +90,12 @@ impl Transfer {
 }
 
 impl Report {
+    /// The most segments that were sent again within one interval of a tenth of a second, from a moment of the transfer on.
+    pub fn burst_since(&self, moment: Duration) -> u64 {
+        let since = self.resent.iter().filter(|one| one.0 >= moment);
+        since.map(|one| one.1).max().unwrap_or(0)
+    }
+
     fn parse(json: &str) -> Result<Self> {
         let output: Output = serde_json::from_str(json)
             .with_context(|| format!("not what iperf3 prints: {json}"))?;
@@ -108,14 +114,16 @@ impl Report {
             };
             longest = longest.max(stall);
         }
-        let resent = output
+        let resent: Vec<(Duration, u64)> = output
             .intervals
             .iter()
-            .filter_map(|one| one.sum.retransmits);
+            .filter_map(|one| Some((one.sum.start, one.sum.retransmits.filter(|it| *it > 0)?)))
+            .map(|(start, segments)| (Duration::from_secs_f64(start), segments))
+            .collect();
         Ok(Self {
             bits_per_second: received.bits_per_second,
             retransmits: sent.retransmits.unwrap_or(0),
-            burst: resent.max().unwrap_or(0),
+            resent,
             longest_stall: Duration::from_secs_f64(longest),
         })
     }
@@ -144,6 +152,8 @@ struct End {
 
 #[derive(Debug, Deserialize)]
 struct Sum {
+    #[serde(default)]
+    start: f64,
     seconds: f64,
     bytes: u64,
     bits_per_second: f64,
@@ -154,16 +164,19 @@ struct Sum {
 mod tests {
     use super::*;
 
-    fn interval(bytes: u64, retransmits: u64) -> String {
+    fn interval(start: &str, bytes: u64, retransmits: u64) -> String {
         format!(
-            r#"{{"sum":{{"seconds":0.1,"bytes":{bytes},"bits_per_second":1.0,"retransmits":{retransmits}}}}}"#
+            r#"{{"sum":{{"start":{start},"seconds":0.1,"bytes":{bytes},"bits_per_second":1.0,"retransmits":{retransmits}}}}}"#
         )
     }
 
     #[test]
     fn a_burst_and_a_stall_are_found_among_the_intervals() {
-        let intervals =
-            [(5, 0), (0, 7), (0, 1), (5, 0), (0, 0)].map(|(bytes, resent)| interval(bytes, resent));
+        let intervals = [(5, 0), (0, 7), (0, 1), (5, 0), (0, 0)]
+            .iter()
+            .zip(["0", "0.1", "0.2", "0.3", "0.4"])
+            .map(|((bytes, resent), start)| interval(start, *bytes, *resent))
+            .collect::<Vec<_>>();
         let json = format!(
             r#"{{"intervals":[{}],"end":{{
                 "sum_sent":{{"seconds":0.5,"bytes":10,"bits_per_second":1.0,"retransmits":8}},
@@ -171,7 +184,11 @@ mod tests {
             intervals.join(",")
         );
         let report = Report::parse(&json).expect("a report");
-        assert_eq!((report.retransmits, report.burst), (8, 7));
+        assert_eq!(
+            (report.retransmits, report.burst_since(Duration::ZERO)),
+            (8, 7)
+        );
+        assert_eq!(report.burst_since(Duration::from_millis(150)), 1);
         assert_eq!(report.longest_stall, Duration::from_millis(200));
         assert!((report.bits_per_second - 160.0).abs() < f64::EPSILON);
     }

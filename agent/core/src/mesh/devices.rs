@@ -2,7 +2,7 @@
 //!
 //! Compares whole dumps with what is known; who answers, and where, is not its business.
 
-use super::interface::{DUMP_SLOW, Interface};
+use super::interface::Interface;
 use super::peer::Peer;
 use super::routes::PeerId;
 use super::{Alarm, Mesh};
@@ -184,7 +184,7 @@ impl Mesh {
         let pause = if unsettled {
             interface.dump_fast()
         } else {
-            DUMP_SLOW
+            interface.dump_settled()
         };
         let at = now.instant + pause;
         if dumped || at < interface.dump_at {

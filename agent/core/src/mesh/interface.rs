@@ -44,7 +44,10 @@ pub(super) struct Interface {
 const DUMP_FAST: Duration = Duration::from_millis(50);
 /// More per peer of the interface: among a thousand somebody is always about to change, and a dump carries them all.
 const DUMP_PER_PEER: Duration = Duration::from_millis(1);
-/// Between dumps of an interface on which nothing is about to change.
+/// Between dumps of an interface that is in use and on which nothing is about to change: so often that data is noticed, and its path
+/// watched closely, soon after it begins to flow.
+const DUMP_SETTLED: Duration = Duration::from_secs(1);
+/// Between dumps at most, however many peers there are, and while no dump arrives.
 pub(super) const DUMP_SLOW: Duration = Duration::from_secs(3);
 
 impl Interface {
@@ -139,8 +142,20 @@ impl Interface {
 
     /// Between dumps while a peer is about to change.
     pub(super) fn dump_fast(&self) -> Duration {
+        self.dump_after(DUMP_FAST, DUMP_PER_PEER)
+    }
+
+    /// Between dumps while none is.
+    pub(super) fn dump_settled(&self) -> Duration {
+        if self.peers.values().all(Peer::is_resting) {
+            return DUMP_SLOW;
+        }
+        self.dump_after(DUMP_SETTLED, 5 * DUMP_PER_PEER)
+    }
+
+    fn dump_after(&self, pause: Duration, per_peer: Duration) -> Duration {
         let peers = u32::try_from(self.peers.len()).unwrap_or(u32::MAX);
-        (DUMP_FAST + DUMP_PER_PEER.saturating_mul(peers)).min(DUMP_SLOW)
+        (pause + per_peer.saturating_mul(peers)).min(DUMP_SLOW)
     }
 
     /// What is in the way of a peer's negotiation.

@@ -398,6 +398,11 @@ impl Peer {
         self.traffic.is_busy()
     }
 
+    /// Tells whether WireGuard moved no data of it for so long that none is expected in the next seconds.
+    pub(super) const fn is_resting(&self) -> bool {
+        self.traffic.is_resting()
+    }
+
     /// Where the peer may be.
     pub(super) const fn reach(&self) -> &BTreeSet<IpAddr> {
         &self.reach

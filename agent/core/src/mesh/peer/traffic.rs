@@ -11,33 +11,84 @@ use crate::device;
 pub(super) struct Traffic {
     /// When a period began, and the bytes of both directions until then.
     period: Option<(Instant, u64)>,
-    until: Option<Instant>,
+    /// When data was last seen; a peer that was never looked at before counts as if it had just moved some.
+    data: Option<Instant>,
     busy: bool,
+    resting: bool,
 }
 
-/// Bytes are compared over at least this; dumps may be more frequent.
+/// Bytes are compared over this, or until they are data; dumps may be more frequent.
 const PERIOD: Duration = Duration::from_millis(2_500);
 /// More bytes in a period than a handshake and keepalives have, fewer than one ping a second.
 const DATA: u64 = 512;
 /// After the last data, a peer stays busy for this long.
 const BUSY: Duration = Duration::from_secs(10);
+/// After this long without data, nobody is expected to use the peer in the next seconds.
+const REST: Duration = Duration::from_secs(60);
 
 impl Traffic {
     /// Takes the counters of a dump.
     pub(super) fn observe(&mut self, kernel: &device::Peer, now: Instant) {
         let bytes = kernel.rx_bytes.saturating_add(kernel.tx_bytes);
         let (since, before) = *self.period.get_or_insert((now, bytes));
-        if now >= since + PERIOD {
-            self.period = Some((now, bytes));
-            if bytes > before.saturating_add(DATA) {
-                self.until = Some(now + BUSY);
-            }
+        let moved = bytes > before.saturating_add(DATA);
+        self.busy = moved || (self.busy && self.data.is_some_and(|data| now < data + BUSY));
+        if moved {
+            self.data = Some(now);
         }
-        self.busy = self.until.is_some_and(|until| now < until);
+        if moved || now >= since + PERIOD {
+            self.period = Some((now, bytes));
+        }
+        self.resting = now >= *self.data.get_or_insert(now) + REST;
     }
 
     /// Tells whether data was moved lately.
     pub(super) const fn is_busy(&self) -> bool {
         self.busy
+    }
+
+    /// Tells whether no data was moved for so long that dumps may be rare.
+    pub(super) const fn is_resting(&self) -> bool {
+        self.resting
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn counted(bytes: u64) -> device::Peer {
+        device::Peer {
+            rx_bytes: bytes,
+            ..device::Peer::default()
+        }
+    }
+
+    #[test]
+    fn data_is_noticed_at_the_first_dump_that_shows_it() {
+        let (mut traffic, start) = (Traffic::default(), Instant::now());
+        traffic.observe(&counted(0), start);
+        traffic.observe(&counted(DATA), start + Duration::from_millis(50));
+        assert!(!traffic.is_busy());
+        traffic.observe(&counted(DATA + 1), start + Duration::from_millis(100));
+        assert!(traffic.is_busy());
+        traffic.observe(&counted(DATA + 1), start + BUSY);
+        assert!(traffic.is_busy());
+        traffic.observe(&counted(DATA + 1), start + BUSY + PERIOD);
+        assert!(!traffic.is_busy() && !traffic.is_resting());
+        traffic.observe(&counted(DATA + 1), start + REST + PERIOD);
+        assert!(traffic.is_resting());
+        traffic.observe(&counted(3 * DATA), start + REST + 2 * PERIOD);
+        assert!(traffic.is_busy() && !traffic.is_resting());
+    }
+
+    #[test]
+    fn a_trickle_over_many_dumps_is_no_data() {
+        let (mut traffic, start) = (Traffic::default(), Instant::now());
+        for second in 0..60_u32 {
+            let bytes = u64::from(second) * 100;
+            traffic.observe(&counted(bytes), start + Duration::from_secs(1) * second);
+            assert!(!traffic.is_busy());
+        }
     }
 }
