@@ -17,11 +17,13 @@ use crate::config::Config;
 use crate::dbus::{self, Command};
 use crate::kernel::Kernel;
 use crate::logging::causes;
+use crate::metrics::Metrics;
 use crate::net::{Relays, Streams, StunPort};
 use crate::signaling::{self, BackendConfig, BackendState, Signaling};
 use crate::systemd;
 
 mod errands;
+mod figures;
 mod relays;
 mod resolve;
 mod show;
@@ -42,6 +44,7 @@ pub(crate) struct Driver {
     streams: Streams,
     signaling: Signaling,
     bus: dbus::Service,
+    metrics: Metrics,
     resolver: Resolver,
     /// Servers that the configuration names.
     servers: Vec<IceServer>,
@@ -82,6 +85,8 @@ impl Driver {
         let bus = dbus::Service::start(command_sender, env!("WICE_VERSION"));
         let mut seed = [0; 32];
         getrandom::fill(&mut seed)?;
+        let mut metrics = Metrics::default();
+        metrics.listen(config.metrics);
         for warning in &config.warnings {
             warn!("{warning}");
         }
@@ -98,6 +103,7 @@ impl Driver {
             streams: Streams::default(),
             signaling,
             bus,
+            metrics,
             resolver: Resolver::default(),
             servers: config.servers,
             events,
@@ -155,6 +161,7 @@ impl Driver {
                 event = self.relays.next() => self.relay_event(event),
                 input = self.streams.next() => self.input(Input::Tcp(input)),
                 servers = self.resolver.next() => self.input(Input::StunServers(servers)),
+                scrape = self.metrics.next() => scrape.answer(&self.figures()),
                 () = sleep_until(next) => {}
             }
             if self
@@ -260,6 +267,7 @@ impl Driver {
         for warning in &config.warnings {
             warn!("{warning}");
         }
+        self.metrics.listen(config.metrics);
         self.servers = config.servers;
         self.servers_changed();
         self.input(Input::Settings(config.settings));
