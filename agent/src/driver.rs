@@ -85,7 +85,7 @@ impl Driver {
         let bus = dbus::Service::start(command_sender, env!("WICE_VERSION"));
         let mut seed = [0; 32];
         getrandom::fill(&mut seed)?;
-        let mut metrics = Metrics::default();
+        let mut metrics = Metrics::new();
         metrics.listen(config.metrics);
         for warning in &config.warnings {
             warn!("{warning}");

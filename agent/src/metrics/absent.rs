@@ -9,7 +9,7 @@ use wice_core::status::State;
 use super::Figures;
 
 /// No metrics.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Metrics;
 
 /// What nobody asks for.
@@ -17,6 +17,10 @@ pub(crate) struct Metrics;
 pub(crate) struct Scrape(Infallible);
 
 impl Metrics {
+    pub(crate) const fn new() -> Self {
+        Self
+    }
+
     pub(crate) fn listen(&mut self, _: Option<SocketAddr>) {}
 
     pub(crate) fn state_changed(&mut self, _: &str, _: &PublicKey, _: State) {}

@@ -35,8 +35,9 @@ pub(crate) struct Scrape {
 /// Questions that wait; as many as there may be connections.
 const WAITING: usize = super::endpoint::CONNECTIONS;
 
-impl Default for Metrics {
-    fn default() -> Self {
+impl Metrics {
+    /// Serves nowhere yet.
+    pub(crate) fn new() -> Self {
         let (sender, scrapes) = mpsc::channel(WAITING);
         Self {
             listen: None,
@@ -47,9 +48,7 @@ impl Default for Metrics {
             connect_times: exposition::connect_times(),
         }
     }
-}
 
-impl Metrics {
     /// Serves at this address from now on, or nowhere. One that cannot be had is logged, and tried again by the next call.
     pub(crate) fn listen(&mut self, listen: Option<SocketAddr>) {
         if listen == self.listen && self.endpoint.is_some() == listen.is_some() {

@@ -39,7 +39,7 @@ fn figures() -> Figures {
 
 /// Metrics at a free port, with one connection that was observed.
 fn metrics() -> (Metrics, SocketAddr) {
-    let mut metrics = Metrics::default();
+    let mut metrics = Metrics::new();
     metrics.listen(Some("127.0.0.1:0".parse().unwrap()));
     let address = metrics.address().unwrap();
     let key = PublicKey::from_bytes([1; 32]);
@@ -178,7 +178,7 @@ async fn readers_that_say_nothing_are_sent_away_and_others_get_their_turn() {
 async fn an_address_that_is_taken_leaves_the_agent_without_metrics_until_it_is_free() {
     let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let address = taken.local_addr().unwrap();
-    let mut metrics = Metrics::default();
+    let mut metrics = Metrics::new();
     metrics.listen(Some(address));
     assert_eq!(metrics.address(), None);
     drop(taken);
