@@ -9,6 +9,7 @@ mod lab;
 mod lab_relay;
 mod life;
 mod mailbox;
+mod metrics;
 mod path;
 mod relay;
 mod relay_trouble;
@@ -73,6 +74,7 @@ fn main() -> ExitCode {
         lab_relay::cases(),
         path::cases(),
         life::cases(),
+        metrics::cases(),
         interfaces::cases(),
         input::cases(),
         trouble::cases(),
