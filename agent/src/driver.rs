@@ -18,12 +18,14 @@ use crate::config::Config;
 use crate::dbus::{self, Command};
 use crate::kernel::Kernel;
 use crate::logging::causes;
+use crate::metrics::Metrics;
 use crate::net::{Relays, Streams, StunPort};
 use crate::signaling::{self, BackendConfig, BackendState, Signaling};
 use crate::systemd;
 
 mod check;
 mod errands;
+mod figures;
 mod relays;
 mod resolve;
 mod show;
@@ -44,6 +46,7 @@ pub(crate) struct Driver {
     streams: Streams,
     signaling: Signaling,
     bus: dbus::Service,
+    metrics: Metrics,
     resolver: Resolver,
     /// A check of the network that somebody asked for.
     check: Option<AbortHandle>,
@@ -86,6 +89,8 @@ impl Driver {
         let bus = dbus::Service::start(command_sender, env!("WICE_VERSION"));
         let mut seed = [0; 32];
         getrandom::fill(&mut seed)?;
+        let mut metrics = Metrics::new();
+        metrics.listen(config.metrics);
         for warning in &config.warnings {
             warn!("{warning}");
         }
@@ -102,6 +107,7 @@ impl Driver {
             streams: Streams::default(),
             signaling,
             bus,
+            metrics,
             resolver: Resolver::default(),
             check: None,
             servers: config.servers,
@@ -160,6 +166,7 @@ impl Driver {
                 event = self.relays.next() => self.relay_event(event),
                 input = self.streams.next() => self.input(Input::Tcp(input)),
                 servers = self.resolver.next() => self.input(Input::StunServers(servers)),
+                scrape = self.metrics.next() => scrape.answer(&self.figures()),
                 () = sleep_until(next) => {}
             }
             if self
@@ -266,6 +273,7 @@ impl Driver {
         for warning in &config.warnings {
             warn!("{warning}");
         }
+        self.metrics.listen(config.metrics);
         self.servers = config.servers;
         self.servers_changed();
         self.input(Input::Settings(config.settings));

@@ -14,6 +14,7 @@ mod driver;
 mod kernel;
 mod lock;
 mod logging;
+mod metrics;
 mod net;
 mod signaling;
 mod systemd;

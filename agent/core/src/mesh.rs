@@ -14,7 +14,7 @@ use crate::key::PublicKey;
 use crate::offer::Rejection;
 use crate::session::Random;
 use crate::settings::Settings;
-use crate::status::{InterfaceStatus, PeerStatus};
+use crate::status::{InterfaceStatus, PeerStatus, Reason};
 
 mod alarms;
 mod context;
@@ -44,6 +44,8 @@ pub struct Mesh {
     alarms: Alarms<Alarm>,
     outputs: VecDeque<Output>,
     rejected: BTreeMap<Rejection, u64>,
+    strays: u64,
+    restarts: BTreeMap<Reason, u64>,
     random: Random,
     /// Peers whose WireGuard moves bytes.
     busy: u32,
@@ -76,6 +78,8 @@ impl Mesh {
             alarms: Alarms::default(),
             outputs: VecDeque::new(),
             rejected: BTreeMap::new(),
+            strays: 0,
+            restarts: BTreeMap::new(),
             random: Random::from_seed(seed),
             busy: 0,
         }
@@ -138,7 +142,7 @@ impl Mesh {
                         key: peer,
                     };
                     self.with_peer(id, now, |peer, cx| {
-                        peer.restart(crate::status::Reason::RestartRequested, cx);
+                        peer.restart(Reason::RestartRequested, cx);
                     });
                 }
             }
@@ -213,6 +217,16 @@ impl Mesh {
         &self.rejected
     }
 
+    /// How many STUN packets belonged to no peer and no question of ours.
+    pub const fn strays(&self) -> u64 {
+        self.strays
+    }
+
+    /// How often sessions were started anew, by reason; those of peers that are gone count as well.
+    pub const fn restarts(&self) -> &BTreeMap<Reason, u64> {
+        &self.restarts
+    }
+
     fn index(&self, name: &str) -> Option<u32> {
         self.interfaces
             .iter()
@@ -242,6 +256,8 @@ impl Mesh {
             None => {
                 if let Some(id) = self.routes.addressee(&packet.payload) {
                     self.with_peer(id, now, |peer, _| peer.packet(packet, now.instant));
+                } else {
+                    self.strays += 1;
                 }
             }
         }
@@ -376,6 +392,7 @@ impl Mesh {
             now,
             random: &mut self.random,
             outputs: &mut self.outputs,
+            restarts: &mut self.restarts,
             routes: &mut self.routes,
             interface: &interface.name,
             key: interface.private_key.as_ref(),

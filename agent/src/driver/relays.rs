@@ -40,7 +40,7 @@ impl Driver {
     }
 }
 
-const fn shown(state: RelayState) -> wice_bus::RelayState {
+pub(super) const fn shown(state: RelayState) -> wice_bus::RelayState {
     match state {
         RelayState::Connecting => wice_bus::RelayState::Connecting,
         RelayState::Standby => wice_bus::RelayState::Standby,

@@ -255,7 +255,9 @@ impl Peer {
             Reaction::Paired => self.check(&offer, cx),
             Reaction::Restarted => {
                 negotiation.retire(cx);
-                self.restarts += u32::from(!self.is_quiet());
+                if !self.is_quiet() {
+                    self.restarted(Reason::PeerRestarted, cx);
+                }
                 self.check(&offer, cx);
             }
             Reaction::Unpaired => {
@@ -265,8 +267,8 @@ impl Peer {
                 }
             }
             Reaction::Renewed { paired } => {
-                self.restarts += 1;
                 negotiation.retire(cx);
+                self.restarted(Reason::PeerRestarted, cx);
                 if paired {
                     self.check(&offer, cx);
                 } else if !self.is_quiet() {
@@ -282,10 +284,15 @@ impl Peer {
         let Some(negotiation) = &mut self.negotiation else {
             return;
         };
-        self.restarts += 1;
         negotiation.session.restart(cx.now.unix, cx.random);
         negotiation.retire(cx);
+        self.restarted(reason, cx);
         self.wait(reason, cx);
+    }
+
+    fn restarted(&mut self, reason: Reason, cx: &mut Context<'_>) {
+        self.restarts += 1;
+        *cx.restarts.entry(reason).or_default() += 1;
     }
 
     /// Tells waiting peers apart by whether any backend could bring an offer.

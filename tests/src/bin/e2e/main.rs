@@ -13,6 +13,7 @@ mod lab_relay;
 mod life;
 mod mailbox;
 mod netcheck;
+mod metrics;
 mod path;
 mod relay;
 mod relay_trouble;
@@ -77,6 +78,7 @@ fn main() -> ExitCode {
         lab_relay::cases(),
         path::cases(),
         life::cases(),
+        metrics::cases(),
         interfaces::cases(),
         input::cases(),
         trouble::cases(),
