@@ -3,6 +3,7 @@
 
 mod dbus;
 mod explain;
+mod fleet;
 mod handover;
 mod input;
 mod interfaces;
@@ -81,6 +82,7 @@ fn main() -> ExitCode {
         trouble::cases(),
         relay::cases(),
         handover::cases(),
+        fleet::cases(),
         relay_trouble::cases(),
         secrets::cases(),
         kubernetes::cases(),
