@@ -15,6 +15,7 @@ use wice_core::server::IceServer;
 
 use crate::config::Config;
 use crate::dbus::{self, Command};
+use crate::host::{self, Host};
 use crate::kernel::Kernel;
 use crate::logging::causes;
 use crate::net::{Relays, Streams, StunPort};
@@ -42,6 +43,7 @@ pub(crate) struct Driver {
     streams: Streams,
     signaling: Signaling,
     bus: dbus::Service,
+    host: Host,
     resolver: Resolver,
     /// Servers that the configuration names.
     servers: Vec<IceServer>,
@@ -98,6 +100,7 @@ impl Driver {
             streams: Streams::default(),
             signaling,
             bus,
+            host: Host::start(),
             resolver: Resolver::default(),
             servers: config.servers,
             events,
@@ -155,6 +158,7 @@ impl Driver {
                 event = self.relays.next() => self.relay_event(event),
                 input = self.streams.next() => self.input(Input::Tcp(input)),
                 servers = self.resolver.next() => self.input(Input::StunServers(servers)),
+                event = self.host.next() => self.host_event(event),
                 () = sleep_until(next) => {}
             }
             if self
@@ -209,6 +213,27 @@ impl Driver {
             _ => {}
         }
         self.show_backends();
+    }
+
+    /// Lets everything that may have changed unseen be looked at again.
+    fn host_event(&mut self, event: host::Event) {
+        match event {
+            host::Event::Resumed => {
+                info!("the machine has slept: checks every path, asks every server again");
+                self.signaling.network_changed();
+                self.relays.network_changed();
+                self.input(Input::Resumed);
+                for name in self.names.values() {
+                    self.errands.dump(name);
+                }
+            }
+            host::Event::NetworkHint => {
+                debug!("the network may be another one: asks the servers again");
+                self.relays.network_changed();
+                self.input(Input::NetworkHint);
+            }
+        }
+        self.servers_changed();
     }
 
     fn command(&mut self, command: Command) {
