@@ -17,7 +17,7 @@ help:
 	@echo 'make demo       watch a tunnel come up through two NATs (root, about 10 s once built)'
 	@echo 'make test       everything that continuous integration runs (root, up to 45 min on two cores)'
 	@echo 'make test-fast  format, lints, documentation, unit and integration tests (no root)'
-	@echo 'make bench      how long a connection takes, and what a thousand peers and a cluster cost (root, 10 min once built)'
+	@echo 'make bench      how long a connection takes, and what a thousand peers and a cluster cost (root, half an hour once built)'
 	@echo 'make build      the three programs, optimized'
 	@echo 'make install    installs them; DESTDIR= and PREFIX= as usual'
 	@echo 'make deb, rpm   packages for distributions, in target/package'
@@ -67,6 +67,7 @@ install-files:
 	install -d -m 0755 $(DESTDIR)$(UNITDIR)
 	sed 's#^\(Exec[A-Za-z]*\)=/usr/#\1=$(PREFIX)/#' systemd/wice-agent.service >$(DESTDIR)$(UNITDIR)/wice-agent.service
 	sed 's#^\(Exec[A-Za-z]*\)=/usr/#\1=$(PREFIX)/#' systemd/wice-signal.service >$(DESTDIR)$(UNITDIR)/wice-signal.service
+	install -D -m 0644 systemd/wice-signal.socket $(DESTDIR)$(UNITDIR)/wice-signal.socket
 	install -D -m 0644 systemd/wice.sysusers $(DESTDIR)/usr/lib/sysusers.d/wice.conf
 	install -D -m 0644 systemd/wice.tmpfiles $(DESTDIR)/usr/lib/tmpfiles.d/wice.conf
 	install -D -m 0644 systemd/wice.preset $(DESTDIR)/usr/lib/systemd/system-preset/50-wice.preset

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
 use tokio::sync::mpsc;
+use tokio::task::AbortHandle;
 use tracing::{debug, error, info, warn};
 use wice_core::io::{Input, LocalAddress, Now, Output};
 use wice_core::mesh::Mesh;
@@ -22,6 +23,7 @@ use crate::net::{Relays, Streams, StunPort};
 use crate::signaling::{self, BackendConfig, BackendState, Signaling};
 use crate::systemd;
 
+mod check;
 mod errands;
 mod relays;
 mod resolve;
@@ -45,6 +47,8 @@ pub(crate) struct Driver {
     bus: dbus::Service,
     host: Host,
     resolver: Resolver,
+    /// A check of the network that somebody asked for.
+    check: Option<AbortHandle>,
     /// Servers that the configuration names.
     servers: Vec<IceServer>,
     events: mpsc::Receiver<signaling::Event>,
@@ -102,6 +106,7 @@ impl Driver {
             bus,
             host: Host::start(),
             resolver: Resolver::default(),
+            check: None,
             servers: config.servers,
             events,
             commands,
@@ -257,6 +262,7 @@ impl Driver {
             } => {
                 let _ = reply.send(self.mesh.explain(&interface, &peer, now()));
             }
+            Command::NetCheck { patience, reply } => self.check_network(patience, reply),
             Command::Reload { reply } => {
                 let _ = reply.send(self.reload());
             }

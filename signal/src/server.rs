@@ -2,7 +2,7 @@
 
 use std::future::Future;
 use std::io;
-use std::net::{IpAddr, SocketAddr};
+use std::net::{self, IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -16,7 +16,7 @@ use crate::connection::{Door, accept};
 use crate::limit::{Rate, Slots};
 use crate::options::Options;
 use crate::stop::Stopper;
-use crate::store::Store;
+use crate::store::{NatsError, Store};
 use crate::stun::StunSocket;
 use crate::tls::{Tls, TlsError};
 use crate::turn::{Turn, Unbound};
@@ -31,6 +31,7 @@ pub struct Server {
     stun: Vec<StunSocket>,
     turn: Option<Turn>,
     tls: Option<Tls>,
+    store: Arc<Store>,
     options: Options,
 }
 
@@ -48,6 +49,9 @@ pub enum ServerError {
         /// What came back.
         source: io::Error,
     },
+    /// A socket that was handed over cannot be served.
+    #[error("cannot serve a socket that was handed over: {0}")]
+    Inherited(#[source] io::Error),
     /// A STUN address cannot be bound.
     #[error("cannot answer STUN on {address} (UDP): {source}; is another server running there?")]
     Stun {
@@ -74,6 +78,9 @@ pub enum ServerError {
     /// The thread of the TURN server cannot be started.
     #[error("cannot start the TURN server: {0}")]
     TurnThread(#[source] io::Error),
+    /// The shared store cannot be set up.
+    #[error(transparent)]
+    Store(#[from] NatsError),
     /// Certificate or key cannot be used.
     #[error(transparent)]
     Tls(#[from] TlsError),
@@ -97,7 +104,16 @@ impl From<Unbound> for ServerError {
 impl Server {
     /// Binds all sockets and reads certificate and key.
     pub async fn bind(options: Options) -> Result<Self, ServerError> {
-        if options.listen.is_empty() && options.stun.is_empty() && options.turn.is_none() {
+        Self::bind_beside(Vec::new(), options).await
+    }
+
+    /// The same, and serves HTTP on these sockets that somebody else has bound, before those of the options.
+    pub async fn bind_beside(
+        bound: Vec<net::TcpListener>,
+        options: Options,
+    ) -> Result<Self, ServerError> {
+        let nothing = bound.is_empty() && options.listen.is_empty();
+        if nothing && options.stun.is_empty() && options.turn.is_none() {
             return Err(ServerError::Nothing);
         }
         let needs_tls = options
@@ -109,6 +125,13 @@ impl Server {
         }
         let tls = options.tls.clone().map(Tls::load).transpose()?;
         let mut listeners = Vec::new();
+        for listener in bound {
+            let adopted = listener.set_nonblocking(true).and_then(|()| {
+                let address = listener.local_addr()?;
+                Ok((TcpListener::from_std(listener)?, address))
+            });
+            listeners.push(adopted.map_err(ServerError::Inherited)?);
+        }
         for &address in &options.listen {
             let failed = |source| ServerError::Listen { address, source };
             let listener = TcpListener::bind(address).await.map_err(failed)?;
@@ -121,11 +144,16 @@ impl Server {
             stun.push(StunSocket::bind(address).await.map_err(failed)?);
         }
         let turn = options.turn.clone().map(Turn::bind).transpose()?;
+        let store = match &options.store {
+            None => Store::memory(options.limits.clone()),
+            Some(nats) => Store::shared(nats, options.limits.clone()).await?,
+        };
         Ok(Self {
             listeners,
             stun,
             turn,
             tls,
+            store: Arc::new(store),
             options,
         })
     }
@@ -166,7 +194,7 @@ impl Server {
         self.tls.clone()
     }
 
-    /// Serves until `shutdown` completes, then ends within five seconds: long polls are answered, WebSockets closed.
+    /// Serves until `shutdown` completes, then ends within the time to drain: long polls are answered, WebSockets closed.
     /// When the returned future is dropped, all connections end at once.
     pub async fn run(self, shutdown: impl Future<Output = ()>) -> Result<(), ServerError> {
         let Self {
@@ -174,11 +202,16 @@ impl Server {
             stun,
             turn,
             tls,
+            store,
             options,
         } = self;
         let limits = options.limits.clone();
-        let stopper = Stopper::new();
-        let store = Arc::new(Store::new(limits.clone()));
+        // With a shared store there are other servers, which should not be stormed; the second half is for the slow.
+        let goodbyes = match options.store {
+            Some(_) => limits.drain / 2,
+            None => Duration::ZERO,
+        };
+        let stopper = Stopper::new(limits.drain, goodbyes);
         let now = Instant::now();
         let rate = Arc::new(Rate::new(limits.requests_per_minute, now));
         let stun_rate = Arc::new(Rate::new(limits.stun_per_minute, now));

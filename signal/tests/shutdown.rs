@@ -11,6 +11,7 @@ use serde_json::{Value, json};
 use std::io::{BufRead, BufReader};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio_tungstenite::connect_async;
 use tokio_tungstenite::tungstenite::Message;
@@ -52,6 +53,95 @@ async fn long_polls_are_answered_and_websockets_closed() {
     let answer = soon(poll).await.unwrap().unwrap();
     let answer: Value = answer.json().await.unwrap();
     assert_eq!(answer, json!({"mailboxes": {}}));
+}
+
+#[tokio::test]
+async fn a_second_signal_ends_the_program_at_once() {
+    let mut program = common::program::Program::start(&["--drain", "3600"]).await;
+    let url = format!("{}/v1/websocket", program.url.replace("http", "ws"));
+    let mut request = url.into_client_request().unwrap();
+    let subprotocol = "wice.1".parse().unwrap();
+    request
+        .headers_mut()
+        .insert("sec-websocket-protocol", subprotocol);
+    let (mut socket, _) = connect_async(request).await.unwrap();
+    // A request that never gets to its end keeps the program waiting.
+    let address = program.url.strip_prefix("http://").unwrap().to_owned();
+    let mut slow = TcpStream::connect(address).await.unwrap();
+    let head = format!(
+        "PUT /v1/mailboxes/{ONE} HTTP/1.1\r\nhost: x\r\ncontent-type: application/jose\r\n"
+    );
+    let head = head + "content-length: 9\r\nexpect: 100-continue\r\n\r\n";
+    slow.write_all(head.as_bytes()).await.unwrap();
+    soon(slow.read_u8()).await.unwrap();
+
+    let pid = Pid::from_raw(i32::try_from(program.id()).unwrap());
+    kill(pid, Signal::SIGTERM).unwrap();
+    let close = soon(socket.next()).await.unwrap().unwrap();
+    assert!(matches!(close, Message::Close(Some(_))), "{close:?}");
+    assert!(program.is_running());
+    kill(pid, Signal::SIGTERM).unwrap();
+    soon(slow.read_to_end(&mut Vec::new())).await.ok();
+    assert_eq!(program.wait(), Some(0));
+}
+
+#[tokio::test]
+async fn a_socket_that_systemd_hands_over_is_served() {
+    let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = port.local_addr().unwrap().to_string();
+    drop(port);
+    let activate = |arguments: &[&str]| {
+        let mut command = Command::new("systemd-socket-activate");
+        command.arg(format!("--listen={address}")).args(arguments);
+        command.arg(env!("CARGO_BIN_EXE_wice-signal"));
+        command.env_remove("JOURNAL_STREAM").stderr(Stdio::piped());
+        command
+    };
+    // It starts the program with the first connection.
+    let mut program = Program(activate(&[]).spawn().unwrap());
+    let lines = BufReader::new(program.0.stderr.take().unwrap()).lines();
+    let (listens, mut listening) = tokio::sync::mpsc::unbounded_channel();
+    std::thread::spawn(move || {
+        for line in lines.map_while(Result::ok) {
+            let _ = listens.send(line);
+        }
+    });
+    let get = common::client().get(format!("http://{address}/healthz"));
+    let health = soon(async {
+        loop {
+            if let Ok(answer) = get.try_clone().unwrap().send().await {
+                return answer;
+            }
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    });
+    assert_eq!(health.await.status(), 200);
+    let said = soon(async {
+        loop {
+            let line = listening.recv().await.unwrap();
+            if line.contains("listening on http") {
+                return line;
+            }
+        }
+    });
+    let said = said.await;
+    assert!(said.ends_with(&address), "{said}");
+
+    // A datagram socket is not what it serves.
+    let wrong = activate(&["--datagram"]).spawn().unwrap();
+    let mut wrong = Program(wrong);
+    let knock = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
+    knock.connect(&address).unwrap();
+    let status = soon(async {
+        loop {
+            let _ = knock.send(b"knock");
+            if let Ok(Some(status)) = wrong.0.try_wait() {
+                return status;
+            }
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    });
+    assert_eq!(status.await.code(), Some(1));
 }
 
 /// A running program, killed when the test fails.

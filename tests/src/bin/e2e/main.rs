@@ -1,6 +1,9 @@
 //! `wice-e2e`: the end-to-end suites. Each case is a process of its own with a lab of its own and a deadline, so that no
 //! case can spoil or outlast another.
 
+mod dbus;
+mod explain;
+mod fleet;
 mod handover;
 mod input;
 mod interfaces;
@@ -9,6 +12,7 @@ mod lab;
 mod lab_relay;
 mod life;
 mod mailbox;
+mod netcheck;
 mod path;
 mod relay;
 mod relay_trouble;
@@ -78,10 +82,14 @@ fn main() -> ExitCode {
         trouble::cases(),
         relay::cases(),
         handover::cases(),
+        fleet::cases(),
         relay_trouble::cases(),
         secrets::cases(),
         kubernetes::cases(),
         tcp::cases(),
+        netcheck::cases(),
+        dbus::cases(),
+        explain::cases(),
     ]
     .into_iter()
     .flatten()
