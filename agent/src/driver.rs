@@ -16,6 +16,7 @@ use wice_core::server::IceServer;
 
 use crate::config::Config;
 use crate::dbus::{self, Command};
+use crate::host::{self, Host};
 use crate::kernel::Kernel;
 use crate::logging::causes;
 use crate::metrics::Metrics;
@@ -47,6 +48,7 @@ pub(crate) struct Driver {
     signaling: Signaling,
     bus: dbus::Service,
     metrics: Metrics,
+    host: Host,
     resolver: Resolver,
     /// A check of the network that somebody asked for.
     check: Option<AbortHandle>,
@@ -108,6 +110,7 @@ impl Driver {
             signaling,
             bus,
             metrics,
+            host: Host::start(),
             resolver: Resolver::default(),
             check: None,
             servers: config.servers,
@@ -167,6 +170,7 @@ impl Driver {
                 input = self.streams.next() => self.input(Input::Tcp(input)),
                 servers = self.resolver.next() => self.input(Input::StunServers(servers)),
                 scrape = self.metrics.next() => scrape.answer(&self.figures()),
+                event = self.host.next() => self.host_event(event),
                 () = sleep_until(next) => {}
             }
             if self
@@ -221,6 +225,27 @@ impl Driver {
             _ => {}
         }
         self.show_backends();
+    }
+
+    /// Lets everything that may have changed unseen be looked at again.
+    fn host_event(&mut self, event: host::Event) {
+        match event {
+            host::Event::Resumed => {
+                info!("the machine has slept: checks every path, asks every server again");
+                self.signaling.network_changed();
+                self.relays.network_changed();
+                self.input(Input::Resumed);
+                for name in self.names.values() {
+                    self.errands.dump(name);
+                }
+            }
+            host::Event::NetworkHint => {
+                debug!("the network may be another one: asks the servers again");
+                self.relays.network_changed();
+                self.input(Input::NetworkHint);
+            }
+        }
+        self.servers_changed();
     }
 
     fn command(&mut self, command: Command) {
