@@ -82,13 +82,15 @@ impl From<InvalidMailbox> for Problem {
 
 impl From<Refused> for Problem {
     fn from(error: Refused) -> Self {
-        let (code, seconds) = match error {
-            Refused::Mailboxes => ("too-many-mailboxes", 60),
-            Refused::Subscriptions => ("too-many-subscriptions", 30),
-            Refused::Subscribers => ("too-many-subscribers", 30),
-            Refused::Full => ("full", 60),
+        let too_many = StatusCode::TOO_MANY_REQUESTS;
+        let (status, code, seconds) = match error {
+            Refused::Mailboxes => (too_many, "too-many-mailboxes", 60),
+            Refused::Subscriptions => (too_many, "too-many-subscriptions", 30),
+            Refused::Subscribers => (too_many, "too-many-subscribers", 30),
+            Refused::Full => (too_many, "full", 60),
+            Refused::Unavailable => (StatusCode::SERVICE_UNAVAILABLE, "unavailable", 2),
         };
-        let mut problem = Self::new(StatusCode::TOO_MANY_REQUESTS, code, error.to_string());
+        let mut problem = Self::new(status, code, error.to_string());
         problem.retry_after = Some(Duration::from_secs(seconds));
         problem
     }

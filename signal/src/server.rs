@@ -178,7 +178,7 @@ impl Server {
         } = self;
         let limits = options.limits.clone();
         let stopper = Stopper::new();
-        let store = Arc::new(Store::new(limits.clone()));
+        let store = Arc::new(Store::memory(limits.clone()));
         let now = Instant::now();
         let rate = Arc::new(Rate::new(limits.requests_per_minute, now));
         let stun_rate = Arc::new(Rate::new(limits.stun_per_minute, now));

@@ -46,8 +46,10 @@ pub(super) async fn write(
         .ok_or_else(|| Problem::unprocessable("a message is text in UTF-8 and not empty"))?;
     let message = Message::new(text);
     let etag = message.etag;
-    app.store
+    let written = app
+        .store
         .put(mailbox, message, client.source, Instant::now())?;
+    written.kept().await?;
     let mut response = StatusCode::NO_CONTENT.into_response();
     response.headers_mut().insert(ETAG, tag(etag));
     Ok(response)
@@ -58,7 +60,7 @@ pub(super) async fn withdraw(
     State(app): State<Arc<App>>,
     path: Result<Path<String>, PathRejection>,
 ) -> Result<StatusCode, Problem> {
-    app.store.withdraw(named(path)?);
+    app.store.withdraw(named(path)?)?.kept().await?;
     Ok(StatusCode::NO_CONTENT)
 }
 
@@ -77,9 +79,10 @@ pub(super) async fn read(
     }
     let known = Known::of(&headers);
     let look = || {
-        let newest = app.store.newest(mailbox, Instant::now());
+        let newest = app.store.known(mailbox, Instant::now());
         known.differs(newest.as_ref()).then_some(newest)
     };
+    app.store.ready()?;
     let mut change = look();
     if change.is_none() && wait > 0 {
         let mut watch = app.store.watch(client.source);
@@ -154,7 +157,7 @@ fn found(message: &Message) -> Response {
 
 fn unchanged(app: &App, mailbox: Mailbox) -> Response {
     let mut response = StatusCode::NOT_MODIFIED.into_response();
-    if let Some(message) = app.store.newest(mailbox, Instant::now()) {
+    if let Some(message) = app.store.known(mailbox, Instant::now()) {
         response.headers_mut().insert(ETAG, tag(message.etag));
     }
     response

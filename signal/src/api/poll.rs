@@ -65,6 +65,7 @@ pub(super) async fn poll(
     drop(bytes);
 
     let names: BTreeSet<Mailbox> = known.keys().copied().collect();
+    app.store.ready()?;
     let mut answer = compare(&app.store, &known, &names);
     if answer.mailboxes.is_empty() && !wait.is_zero() {
         let mut watch = app.store.watch(client.source);
@@ -129,7 +130,7 @@ fn compare(store: &Store, known: &BTreeMap<Mailbox, Known>, names: &BTreeSet<Mai
         let Some(knowledge) = known.get(name) else {
             continue;
         };
-        let content = match (knowledge, store.newest(*name, now)) {
+        let content = match (knowledge, store.known(*name, now)) {
             (Known::Empty, None) => continue,
             (Known::Tag(Some(tag)), Some(message)) if *tag == message.etag => continue,
             (_, Some(message)) => {

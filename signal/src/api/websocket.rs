@@ -229,14 +229,14 @@ impl Session {
                 return self.complain(&problem, None).await;
             }
         };
-        match self.apply(request) {
+        match self.apply(request).await {
             Ok(()) => Ok(()),
             Err((problem, mailbox)) => self.complain(&problem, mailbox).await,
         }
     }
 
     /// Carries one operation out, or says why not, and for which mailbox.
-    fn apply(&mut self, request: Request) -> Result<(), (Problem, Option<Mailbox>)> {
+    async fn apply(&mut self, request: Request) -> Result<(), (Problem, Option<Mailbox>)> {
         let about_none = |error: Problem| (error, None);
         match request {
             Request::Subscribe { mailboxes } => {
@@ -265,12 +265,20 @@ impl Session {
                     .app
                     .store
                     .put(mailbox, message, self.client.source, now);
-                written.map_err(|error| about(error.into()))
+                // The next frame waits: an answered ping tells the client that all before it is kept.
+                let kept = match written {
+                    Ok(written) => written.kept().await,
+                    Err(refused) => Err(refused),
+                };
+                kept.map_err(|error| about(error.into()))
             }
             Request::Withdraw { mailbox } => {
                 let mailbox = name(&mailbox).map_err(about_none)?;
-                self.app.store.withdraw(mailbox);
-                Ok(())
+                let kept = match self.app.store.withdraw(mailbox) {
+                    Ok(written) => written.kept().await,
+                    Err(refused) => Err(refused),
+                };
+                kept.map_err(|error| (error.into(), Some(mailbox)))
             }
         }
     }
@@ -287,7 +295,7 @@ impl Session {
     /// Sends the newest message of each. Names that change meanwhile are noted again by the watch.
     async fn deliver(&mut self, changed: BTreeSet<Mailbox>) -> Result<(), Closed> {
         for mailbox in changed {
-            if let Some(message) = self.app.store.newest(mailbox, Instant::now()) {
+            if let Some(message) = self.app.store.known(mailbox, Instant::now()) {
                 let reply = Reply::Message {
                     mailbox: mailbox.to_hex(),
                     message: &message.text,
