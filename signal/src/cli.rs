@@ -6,10 +6,11 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use clap::Parser;
-use wice_signal::{Limits, Options, SecretError, TlsFiles, Token, TokenError};
+use wice_signal::{Limits, Options, SecretError, StoreFileError, TlsFiles, Token, TokenError};
 
 use crate::log::LogLevel;
 
+mod store;
 mod turn;
 
 const PORT: u16 = 8080;
@@ -24,12 +25,14 @@ pub(crate) const DEFAULT_IPV4: SocketAddr =
 /// The rendezvous server of WICE: agents leave sealed offers for each other in its mailboxes and ask its STUN server
 /// for their public addresses. With --turn it also relays for those that have no direct path.
 ///
-/// It keeps the newest message of each mailbox in memory for a time and cannot read any. HTTP REST and WebSocket are
+/// It keeps the newest message of each mailbox for a time and cannot read any: in memory or, with --store, in NATS, for
+/// any number of servers together. HTTP REST and WebSocket are
 /// served on the same addresses; GET /v1/openapi.json describes them.
 #[derive(Debug, Parser)]
 #[command(
     version = env!("WICE_VERSION"),
-    after_help = "SIGHUP reads certificate and key again. SIGTERM and SIGINT stop the server within five seconds.\n\
+    after_help = "SIGHUP reads certificate and key again. SIGTERM and SIGINT stop the server: clients are told\n\
+        to leave, over the first half of --drain where others share its store; a second one ends it at once.\n\
         Exit status: 0 stopped by a signal, 1 failed, 2 wrong usage."
 )]
 pub(crate) struct Cli {
@@ -56,6 +59,11 @@ pub(crate) struct Cli {
     #[arg(long, value_name = "FILE")]
     token_file: Option<PathBuf>,
 
+    /// Seconds that clients have to leave when the server stops; GET /readyz says so meanwhile.
+    #[arg(long, value_name = "SECONDS", default_value_t = Limits::default().drain.as_secs(),
+        value_parser = clap::value_parser!(u64).range(0..=3600))]
+    drain: u64,
+
     /// How much is logged, to the journal under systemd and else to standard error.
     #[arg(long, value_name = "LEVEL", default_value = "info")]
     pub(crate) log_level: LogLevel,
@@ -63,6 +71,9 @@ pub(crate) struct Cli {
     /// Print the manual page as roff, and exit.
     #[arg(long, hide = true)]
     pub(crate) generate_man: bool,
+
+    #[command(flatten)]
+    store: store::StoreFlags,
 
     #[command(flatten)]
     turn: turn::TurnFlags,
@@ -104,6 +115,8 @@ pub(crate) enum InvalidOptions {
     Token(#[from] TokenError),
     #[error(transparent)]
     Secret(#[from] SecretError),
+    #[error(transparent)]
+    Store(#[from] StoreFileError),
 }
 
 impl Cli {
@@ -127,8 +140,10 @@ impl Cli {
             stun: self.stun,
             turn: self.turn.options()?,
             token,
+            store: self.store.options()?,
             limits: Limits {
                 expiry: Duration::from_secs(self.limits.expiry),
+                drain: Duration::from_secs(self.drain),
                 mailboxes: self.limits.mailboxes,
                 mailboxes_per_address: self.limits.mailboxes_per_address,
                 requests_per_minute: self.limits.requests_per_minute,

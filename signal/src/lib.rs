@@ -17,8 +17,12 @@ mod tls;
 mod token;
 mod turn;
 
-pub use options::{Limits, Options, TlsFiles, TurnLimits, TurnOptions};
+pub use options::{
+    BucketName, InvalidStore, Limits, NatsAuth, NatsOptions, NatsServers, NatsUser, Options,
+    StoreFileError, TlsFiles, TurnLimits, TurnOptions,
+};
 pub use server::{Server, ServerError};
+pub use store::NatsError;
 pub use tls::{Tls, TlsError};
 pub use token::{InvalidToken, Token, TokenError};
 pub use turn::{InvalidSecret, Secret, SecretError};

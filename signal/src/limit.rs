@@ -1,6 +1,7 @@
 //! Bounds per source address, in bounded memory.
 
 use std::collections::HashMap;
+use std::fmt;
 use std::net::{IpAddr, Ipv6Addr};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -15,6 +16,12 @@ impl From<IpAddr> for Source {
             IpAddr::V6(v6) => IpAddr::V6(Ipv6Addr::from_bits(v6.to_bits() >> 64 << 64)),
             v4 => v4,
         })
+    }
+}
+
+impl fmt::Display for Source {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
     }
 }
 
@@ -138,6 +145,12 @@ impl Shares {
         self.total += count;
         self.each.insert(source, held + count);
         Ok(())
+    }
+
+    /// Counts one more, whatever the bounds are: it is held already, and somebody else let it pass.
+    pub(crate) fn add_anyway(&mut self, source: Source) {
+        self.total += 1;
+        *self.each.entry(source).or_default() += 1;
     }
 
     /// Counts `count` fewer.

@@ -6,16 +6,21 @@ mod log;
 use std::future::pending;
 use std::net::{IpAddr, SocketAddr};
 use std::process::ExitCode;
+use std::time::Duration;
 
 use anyhow::Context;
 use clap::{CommandFactory, Parser};
 use nix::errno::Errno;
 use sd_notify::NotifyState;
 use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::sync::oneshot;
 use tracing::{error, info, warn};
 use wice_signal::{Server, ServerError, Tls};
 
 use crate::cli::Cli;
+
+/// What the end takes beyond the time that clients have, at most.
+const STOP_ROOM: Duration = Duration::from_secs(5);
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
@@ -56,6 +61,7 @@ async fn serve(cli: Cli) -> anyhow::Result<()> {
 
     let default_address = cli.listen.is_empty();
     let options = cli.options()?;
+    let drain = options.limits.drain;
     let has_token = options.token.is_some();
     let server = match Server::bind(options.clone()).await {
         // A machine without IPv6 has no [::].
@@ -96,15 +102,21 @@ async fn serve(cli: Cli) -> anyhow::Result<()> {
     }
     notify(&[NotifyState::Ready]);
 
+    let (tell, told) = oneshot::channel();
+    let signals = async {
+        told_to_end(&mut terminate, &mut interrupt).await;
+        let wait = u32::try_from((drain + STOP_ROOM).as_micros()).unwrap_or(u32::MAX);
+        notify(&[NotifyState::Stopping, NotifyState::ExtendTimeoutUsec(wait)]);
+        // Fails when the server has ended by itself.
+        let _ = tell.send(());
+        told_to_end(&mut terminate, &mut interrupt).await;
+    };
     let stopped = async {
-        tokio::select! {
-            _ = terminate.recv() => {}
-            _ = interrupt.recv() => {}
-        }
-        notify(&[NotifyState::Stopping]);
+        let _ = told.await;
     };
     tokio::select! {
         result = server.run(stopped) => result?,
+        () = signals => info!("told to end a second time: cutting all connections off"),
         () = reload(&mut hangup, tls) => {}
     }
     info!("stopped");
@@ -130,6 +142,13 @@ fn relays(addresses: &[IpAddr], off: bool) {
                 "{v4} is a private address, which only its own network reaches: set --turn-external to the address that others see"
             );
         }
+    }
+}
+
+async fn told_to_end(terminate: &mut Signal, interrupt: &mut Signal) {
+    tokio::select! {
+        _ = terminate.recv() => {}
+        _ = interrupt.recv() => {}
     }
 }
 

@@ -8,6 +8,12 @@ use std::time::Duration;
 use crate::token::Token;
 use crate::turn::Secret;
 
+mod nats;
+
+pub use nats::{
+    BucketName, InvalidStore, NatsAuth, NatsOptions, NatsServers, NatsUser, StoreFileError,
+};
+
 /// How a server is set up.
 #[derive(Debug, Clone, Default)]
 pub struct Options {
@@ -21,6 +27,8 @@ pub struct Options {
     pub turn: Option<TurnOptions>,
     /// What a client must present, if anything.
     pub token: Option<Token>,
+    /// Share the mailboxes with other servers; else they are in memory.
+    pub store: Option<NatsOptions>,
     /// Bounds on what clients may use.
     pub limits: Limits,
 }
@@ -137,6 +145,8 @@ pub struct Limits {
     pub connections_per_address: usize,
     /// How long a message is kept after it was last written.
     pub expiry: Duration,
+    /// How long clients have to leave when the server stops.
+    pub drain: Duration,
 }
 
 impl Default for Limits {
@@ -156,6 +166,8 @@ impl Default for Limits {
             connections: 10_000,
             connections_per_address: 500,
             expiry: Duration::from_secs(3600),
+            // Long polls answer and WebSockets say goodbye at once; only a client that reads nothing needs longer.
+            drain: Duration::from_secs(4),
         }
     }
 }

@@ -59,6 +59,13 @@ impl Problem {
         problem
     }
 
+    /// The server does its work soon, and not now.
+    pub(crate) fn not_ready(detail: String) -> Self {
+        let mut problem = Self::new(StatusCode::SERVICE_UNAVAILABLE, "not-ready", detail);
+        problem.retry_after = Some(Duration::from_secs(2));
+        problem
+    }
+
     /// The code for programs.
     pub(crate) fn code(&self) -> &'static str {
         self.code

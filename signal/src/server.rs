@@ -16,7 +16,7 @@ use crate::connection::{Door, accept};
 use crate::limit::{Rate, Slots};
 use crate::options::Options;
 use crate::stop::Stopper;
-use crate::store::Store;
+use crate::store::{NatsError, Store};
 use crate::stun::StunSocket;
 use crate::tls::{Tls, TlsError};
 use crate::turn::{Turn, Unbound};
@@ -31,6 +31,7 @@ pub struct Server {
     stun: Vec<StunSocket>,
     turn: Option<Turn>,
     tls: Option<Tls>,
+    store: Arc<Store>,
     options: Options,
 }
 
@@ -74,6 +75,9 @@ pub enum ServerError {
     /// The thread of the TURN server cannot be started.
     #[error("cannot start the TURN server: {0}")]
     TurnThread(#[source] io::Error),
+    /// The shared store cannot be set up.
+    #[error(transparent)]
+    Store(#[from] NatsError),
     /// Certificate or key cannot be used.
     #[error(transparent)]
     Tls(#[from] TlsError),
@@ -121,11 +125,16 @@ impl Server {
             stun.push(StunSocket::bind(address).await.map_err(failed)?);
         }
         let turn = options.turn.clone().map(Turn::bind).transpose()?;
+        let store = match &options.store {
+            None => Store::memory(options.limits.clone()),
+            Some(nats) => Store::shared(nats, options.limits.clone()).await?,
+        };
         Ok(Self {
             listeners,
             stun,
             turn,
             tls,
+            store: Arc::new(store),
             options,
         })
     }
@@ -166,7 +175,7 @@ impl Server {
         self.tls.clone()
     }
 
-    /// Serves until `shutdown` completes, then ends within five seconds: long polls are answered, WebSockets closed.
+    /// Serves until `shutdown` completes, then ends within the time to drain: long polls are answered, WebSockets closed.
     /// When the returned future is dropped, all connections end at once.
     pub async fn run(self, shutdown: impl Future<Output = ()>) -> Result<(), ServerError> {
         let Self {
@@ -174,11 +183,16 @@ impl Server {
             stun,
             turn,
             tls,
+            store,
             options,
         } = self;
         let limits = options.limits.clone();
-        let stopper = Stopper::new();
-        let store = Arc::new(Store::memory(limits.clone()));
+        // With a shared store there are other servers, which should not be stormed; the second half is for the slow.
+        let goodbyes = match options.store {
+            Some(_) => limits.drain / 2,
+            None => Duration::ZERO,
+        };
+        let stopper = Stopper::new(limits.drain, goodbyes);
         let now = Instant::now();
         let rate = Arc::new(Rate::new(limits.requests_per_minute, now));
         let stun_rate = Arc::new(Rate::new(limits.stun_per_minute, now));

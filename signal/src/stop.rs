@@ -4,11 +4,7 @@ use std::convert::Infallible;
 use std::time::Duration;
 
 use tokio::sync::{mpsc, watch};
-use tokio::time::timeout;
-
-/// How long connections have to finish: long polls answer and WebSockets say goodbye at once, only a client
-/// that reads nothing needs longer. Below the five seconds that an operator is willing to wait.
-const GRACE: Duration = Duration::from_secs(4);
+use tokio::time::{sleep, timeout};
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 enum Phase {
@@ -23,23 +19,29 @@ pub(crate) struct Stopper {
     phase: watch::Sender<Phase>,
     alive: mpsc::Sender<Infallible>,
     ended: mpsc::Receiver<Infallible>,
+    grace: Duration,
+    goodbyes: Duration,
 }
 
 /// The end that each task holds, as long as it lives.
 #[derive(Debug, Clone)]
 pub(crate) struct Stop {
     phase: watch::Receiver<Phase>,
+    goodbyes: Duration,
     _alive: mpsc::Sender<Infallible>,
 }
 
 impl Stopper {
-    /// Nothing is stopping yet.
-    pub(crate) fn new() -> Self {
+    /// Nothing is stopping yet. In the end all have `grace`, and those that are told to leave are told over the time of
+    /// `goodbyes`.
+    pub(crate) fn new(grace: Duration, goodbyes: Duration) -> Self {
         let (alive, ended) = mpsc::channel(1);
         Self {
             phase: watch::Sender::new(Phase::Running),
             alive,
             ended,
+            grace,
+            goodbyes,
         }
     }
 
@@ -47,6 +49,7 @@ impl Stopper {
     pub(crate) fn stop(&self) -> Stop {
         Stop {
             phase: self.phase.subscribe(),
+            goodbyes: self.goodbyes,
             _alive: self.alive.clone(),
         }
     }
@@ -58,10 +61,12 @@ impl Stopper {
             phase,
             alive,
             mut ended,
+            grace,
+            ..
         } = self;
         drop(alive);
         phase.send_replace(Phase::Draining);
-        let finished = timeout(GRACE, ended.recv()).await.is_ok();
+        let finished = timeout(grace, ended.recv()).await.is_ok();
         phase.send_replace(Phase::Over);
         finished
     }
@@ -71,6 +76,24 @@ impl Stop {
     /// Waits until the server wants to end.
     pub(crate) async fn draining(&self) {
         self.reached(Phase::Draining).await;
+    }
+
+    /// Waits until the server wants this one client to leave: not all at once, or the servers that they go to are
+    /// stormed. Serves it until then.
+    pub(crate) async fn goodbye(&self) {
+        self.draining().await;
+        let share = f64::from(getrandom::u32().unwrap_or(0)) / f64::from(u32::MAX);
+        sleep(self.goodbyes.mul_f64(share)).await;
+    }
+
+    /// Whether clients are told one after the other: there are other servers that they can go to.
+    pub(crate) fn is_move(&self) -> bool {
+        !self.goodbyes.is_zero()
+    }
+
+    /// Whether the server wants to end.
+    pub(crate) fn is_draining(&self) -> bool {
+        *self.phase.borrow() >= Phase::Draining
     }
 
     /// Waits until nothing may go on.

@@ -4,22 +4,26 @@
 //! write goes to the store that they share, and comes back from there.
 
 mod memory;
+mod nats;
 
 use std::sync::Arc;
 use std::time::Instant;
 
-use tokio::sync::oneshot;
+use futures_util::future::BoxFuture;
 
 use crate::limit::Source;
 use crate::mailbox::{Mailbox, Message};
-use crate::options::Limits;
+use crate::options::{Limits, NatsOptions};
 use memory::Memory;
 pub(crate) use memory::Watch;
+use nats::Nats;
+pub use nats::NatsError;
 
 /// All mailboxes of a server.
 #[derive(Debug)]
 pub(crate) struct Store {
     memory: Arc<Memory>,
+    nats: Option<Nats>,
 }
 
 /// Why the store does not do what it was asked for.
@@ -42,17 +46,16 @@ pub(crate) enum Refused {
     Unavailable,
 }
 
-/// A write on its way.
-#[derive(Debug)]
+/// A write that is carried out while it is waited for.
 #[must_use = "a write may still fail"]
-pub(crate) struct Written(Option<oneshot::Receiver<Result<(), Refused>>>);
+pub(crate) struct Written(Option<BoxFuture<'static, Result<(), Refused>>>);
 
 impl Written {
     /// Waits until the write is kept, and every later read here sees it. Ends in bounded time.
     pub(crate) async fn kept(self) -> Result<(), Refused> {
         match self.0 {
             None => Ok(()),
-            Some(outcome) => outcome.await.unwrap_or(Err(Refused::Unavailable)),
+            Some(outcome) => outcome.await,
         }
     }
 }
@@ -62,13 +65,25 @@ impl Store {
     pub(crate) fn memory(limits: Limits) -> Self {
         Self {
             memory: Arc::new(Memory::new(limits)),
+            nats: None,
         }
+    }
+
+    /// A store that is shared with other servers. What cannot be reached now is connected to when it can be.
+    pub(crate) async fn shared(options: &NatsOptions, limits: Limits) -> Result<Self, NatsError> {
+        let expiry = limits.expiry;
+        let memory = Arc::new(Memory::new(limits));
+        let nats = Nats::start(options, expiry, Arc::clone(&memory)).await?;
+        Ok(Self {
+            memory,
+            nats: Some(nats),
+        })
     }
 
     /// Replaces the mailbox's message and starts its time anew. An equal message changes nothing else. From
     /// then on the mailbox counts for `writer`: an agent that moves takes its mailboxes along.
     ///
-    /// Never waits; writes are carried out in the order of these calls.
+    /// Never waits: what [`Written::kept`] does comes after.
     pub(crate) fn put(
         &self,
         mailbox: Mailbox,
@@ -76,12 +91,19 @@ impl Store {
         writer: Source,
         now: Instant,
     ) -> Result<Written, Refused> {
+        if let Some(nats) = &self.nats {
+            let write = nats.put(mailbox, &message, writer, now)?;
+            return Ok(Written(Some(Box::pin(write))));
+        }
         self.memory.put(mailbox, message, writer, now)?;
         Ok(Written(None))
     }
 
     /// Empties the mailbox.
     pub(crate) fn withdraw(&self, mailbox: Mailbox) -> Result<Written, Refused> {
+        if let Some(nats) = &self.nats {
+            return Ok(Written(Some(Box::pin(nats.withdraw(mailbox)?))));
+        }
         self.memory.withdraw(mailbox);
         Ok(Written(None))
     }
@@ -94,7 +116,15 @@ impl Store {
 
     /// Whether reads and writes are served now.
     pub(crate) fn ready(&self) -> Result<(), Refused> {
-        Ok(())
+        match self.unready() {
+            None => Ok(()),
+            Some(_) => Err(Refused::Unavailable),
+        }
+    }
+
+    /// Why reads and writes are not served now, if so.
+    pub(crate) fn unready(&self) -> Option<String> {
+        self.nats.as_ref()?.unready()
     }
 
     /// Drops what has expired.

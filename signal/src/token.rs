@@ -37,6 +37,11 @@ impl Token {
         })
     }
 
+    /// The token itself, for whoever asks this server for it.
+    pub(crate) fn expose(&self) -> &str {
+        &self.0
+    }
+
     /// Whether `given` is this token. The time depends on the length of `given` only.
     pub(crate) fn matches(&self, given: &[u8]) -> bool {
         let own = self.0.as_bytes();

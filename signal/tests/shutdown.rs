@@ -11,6 +11,7 @@ use serde_json::{Value, json};
 use std::io::{BufRead, BufReader};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio_tungstenite::connect_async;
 use tokio_tungstenite::tungstenite::Message;
@@ -52,6 +53,36 @@ async fn long_polls_are_answered_and_websockets_closed() {
     let answer = soon(poll).await.unwrap().unwrap();
     let answer: Value = answer.json().await.unwrap();
     assert_eq!(answer, json!({"mailboxes": {}}));
+}
+
+#[tokio::test]
+async fn a_second_signal_ends_the_program_at_once() {
+    let mut program = common::program::Program::start(&["--drain", "3600"]).await;
+    let url = format!("{}/v1/websocket", program.url.replace("http", "ws"));
+    let mut request = url.into_client_request().unwrap();
+    let subprotocol = "wice.1".parse().unwrap();
+    request
+        .headers_mut()
+        .insert("sec-websocket-protocol", subprotocol);
+    let (mut socket, _) = connect_async(request).await.unwrap();
+    // A request that never gets to its end keeps the program waiting.
+    let address = program.url.strip_prefix("http://").unwrap().to_owned();
+    let mut slow = TcpStream::connect(address).await.unwrap();
+    let head = format!(
+        "PUT /v1/mailboxes/{ONE} HTTP/1.1\r\nhost: x\r\ncontent-type: application/jose\r\n"
+    );
+    let head = head + "content-length: 9\r\nexpect: 100-continue\r\n\r\n";
+    slow.write_all(head.as_bytes()).await.unwrap();
+    soon(slow.read_u8()).await.unwrap();
+
+    let pid = Pid::from_raw(i32::try_from(program.id()).unwrap());
+    kill(pid, Signal::SIGTERM).unwrap();
+    let close = soon(socket.next()).await.unwrap().unwrap();
+    assert!(matches!(close, Message::Close(Some(_))), "{close:?}");
+    assert!(program.is_running());
+    kill(pid, Signal::SIGTERM).unwrap();
+    soon(slow.read_to_end(&mut Vec::new())).await.ok();
+    assert_eq!(program.wait(), Some(0));
 }
 
 /// A running program, killed when the test fails.

@@ -110,6 +110,9 @@ pub(super) enum BackendError {
     /// The server ended the connection.
     #[error("the server closed the connection; it may be restarting")]
     Closed,
+    /// The server is leaving, and others of its kind serve the same mailboxes.
+    #[error("the server is stopping and others go on; connecting to one of those")]
+    Moved,
     /// The server ended a poll that it should have held.
     #[error("the server ended a poll early; it may be restarting")]
     Stopping,

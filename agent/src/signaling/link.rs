@@ -3,7 +3,7 @@
 //! Knows no single backend.
 
 use std::future::pending;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use tokio::sync::mpsc::error::TrySendError;
 use tokio::sync::{mpsc, watch};
@@ -131,7 +131,7 @@ impl Link {
     }
 
     /// Reports a failure; tells for how long the server had answered before, if it had.
-    pub(super) async fn failed(&mut self, error: &BackendError) -> Option<std::time::Duration> {
+    pub(super) async fn failed(&mut self, error: &BackendError) -> Option<Duration> {
         let error = error.to_string();
         let news = self.progress.borrow().status.error.as_ref() != Some(&error);
         if news {
@@ -139,6 +139,11 @@ impl Link {
         }
         self.change(BackendState::Failed, Some(error)).await;
         self.connected.take().map(|since| since.elapsed())
+    }
+
+    /// For how long the server has answered, if it has.
+    pub(super) fn lasted(&self) -> Option<Duration> {
+        self.connected.map(|since| since.elapsed())
     }
 
     /// Reports that the connection was given up for a new one.

@@ -7,7 +7,7 @@ use std::panic::AssertUnwindSafe;
 use std::time::Duration;
 
 use futures_util::FutureExt;
-use rand::SeedableRng;
+use rand::{RngExt, SeedableRng};
 use tokio::sync::watch;
 use wice_core::backoff::Backoff;
 use wice_core::session::Random;
@@ -21,6 +21,9 @@ const RETRY_FIRST: Duration = Duration::from_millis(500);
 const RETRY_LAST: Duration = Duration::from_secs(60);
 /// A server that answered for so long is worth a quick attempt again.
 const LASTING: Duration = Duration::from_secs(10);
+
+/// The clients of a server that stops spread their way to another one over this, beside what the server does itself.
+const MOVE: Duration = Duration::from_millis(500);
 
 /// Runs a backend and restarts it whenever it fails, and whenever the way to its server may have changed; returns never.
 pub(super) async fn supervise<B: Backend>(
@@ -52,6 +55,13 @@ pub(super) async fn supervise<B: Backend>(
                 continue;
             }
         };
+        if matches!(error, BackendError::Moved) && link.lasted() >= Some(LASTING) {
+            // Nothing is wrong: not a failure, and no longer a pause than keeps all its clients from coming at once.
+            backoff.reset();
+            link.reconnecting().await;
+            tokio::time::sleep(random.random_range(Duration::ZERO..MOVE)).await;
+            continue;
+        }
         if link.failed(&error).await.is_some_and(|it| it >= LASTING) {
             backoff.reset();
         }

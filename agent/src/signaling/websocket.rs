@@ -16,6 +16,7 @@ use tokio_tungstenite::tungstenite::client::IntoClientRequest;
 use tokio_tungstenite::tungstenite::handshake::client::Request;
 use tokio_tungstenite::tungstenite::http::{HeaderValue, Response, StatusCode, header};
 use tokio_tungstenite::tungstenite::protocol::WebSocketConfig;
+use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
 use tokio_tungstenite::tungstenite::{Bytes, Error, Message};
 use tokio_tungstenite::{MaybeTlsStream, WebSocketStream, connect_async_with_config};
 use url::Url;
@@ -44,6 +45,8 @@ const MAX_UNANSWERED: u32 = 2;
 const REFRESH: Duration = Duration::from_secs(20 * 60);
 /// A server over its limits refuses single operations; so much later it may take them.
 const AMEND: Duration = Duration::from_secs(30);
+/// The same for a server that lost its mailboxes for a moment.
+const RECOVERY: Duration = Duration::from_secs(3);
 /// Longest text from the server: a sealed message, or a list of ICE servers.
 const MAX_TEXT: usize = 64 * 1024;
 /// Mailboxes in one subscription.
@@ -311,6 +314,9 @@ impl Outbox {
                 self.unflushed = true;
                 return Ok(());
             }
+            Message::Close(Some(frame)) if frame.code == CloseCode::Restart => {
+                return Err(BackendError::Moved);
+            }
             Message::Close(_) => return Err(BackendError::Closed),
             Message::Binary(_) | Message::Frame(_) => return Err(malformed("a binary frame")),
         };
@@ -322,10 +328,15 @@ impl Outbox {
                 (Err(_), _) => link.ignore("a mailbox that was not asked for"),
             },
             Ok(Down::Error { code }) => {
+                let after = if code == "unavailable" {
+                    RECOVERY
+                } else {
+                    AMEND
+                };
                 let code: String = code.to_string().chars().take(40).collect();
                 tracing::debug!(code, "the server refused an operation");
                 link.ignore("a refusal of one of our operations");
-                self.amend.get_or_insert_with(|| Instant::now() + AMEND);
+                self.amend.get_or_insert_with(|| Instant::now() + after);
             }
             Ok(Down::IceServers { servers }) => link.ice_servers(servers).await,
             Ok(Down::Other) => {}

@@ -46,6 +46,7 @@ const WEBSOCKET: &str = "/v1/websocket";
 const ICE_SERVERS: &str = "/v1/ice-servers";
 const DESCRIPTION: &str = "/v1/openapi.json";
 const HEALTH: &str = "/healthz";
+const READY: &str = "/readyz";
 
 /// All paths.
 pub(crate) fn router(app: Arc<App>) -> Router {
@@ -68,6 +69,7 @@ pub(crate) fn router(app: Arc<App>) -> Router {
         .merge(open)
         // A health check is never turned away: a flood is no reason to restart the server.
         .route(HEALTH, get(health))
+        .route(READY, get(ready))
         .fallback(unknown)
         .method_not_allowed_fallback(wrong_method)
         .layer(from_fn(note))
@@ -80,6 +82,24 @@ async fn description() -> impl IntoResponse {
 
 async fn health() -> impl IntoResponse {
     ([(CONTENT_TYPE, "application/json")], r#"{"status":"ok"}"#)
+}
+
+/// Whether to send clients here: not while mailboxes are out of reach, and not to a server that is about to end.
+async fn ready(
+    State(app): State<Arc<App>>,
+    Extension(client): Extension<Client>,
+) -> Result<impl IntoResponse, Problem> {
+    let reason = match app.store.unready() {
+        _ if client.stop.is_draining() => Some("the server is stopping".to_owned()),
+        unready => unready,
+    };
+    match reason {
+        None => Ok((
+            [(CONTENT_TYPE, "application/json")],
+            r#"{"status":"ready"}"#,
+        )),
+        Some(reason) => Err(Problem::not_ready(reason)),
+    }
 }
 
 async fn unknown() -> Problem {
@@ -155,7 +175,15 @@ mod tests {
             .map(String::as_str)
             .collect();
         described.sort_unstable();
-        let mut served = [MAILBOX, POLL, WEBSOCKET, ICE_SERVERS, DESCRIPTION, HEALTH];
+        let mut served = [
+            MAILBOX,
+            POLL,
+            WEBSOCKET,
+            ICE_SERVERS,
+            DESCRIPTION,
+            HEALTH,
+            READY,
+        ];
         served.sort_unstable();
         assert_eq!(described, served);
     }

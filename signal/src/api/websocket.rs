@@ -147,6 +147,8 @@ impl Session {
         self.tell_servers().await?;
         let renewal = self.renewal();
         let stop = self.client.stop.clone();
+        let goodbye = stop.goodbye();
+        tokio::pin!(goodbye);
         let mut pings = interval(PING);
         pings.set_missed_tick_behavior(MissedTickBehavior::Delay);
         pings.reset();
@@ -156,7 +158,10 @@ impl Session {
         loop {
             tokio::select! {
                 _ = renewals.tick(), if renewal.is_some() => self.tell_servers().await?,
-                () = stop.draining() => {
+                () = &mut goodbye => {
+                    if stop.is_move() {
+                        return Ok(close(close_code::RESTART, "the server is stopping; others have your mailboxes"));
+                    }
                     return Ok(close(close_code::AWAY, "the server is stopping"));
                 }
                 frame = self.socket.recv() => {

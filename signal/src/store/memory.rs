@@ -3,7 +3,7 @@
 //! Knows nothing of HTTP. Whoever waits for mailboxes holds a [`Watch`]: no task and no queue per mailbox, only a set of
 //! names that changed; what a slow reader missed is the difference to the newest message, and that lies here.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
@@ -36,6 +36,8 @@ struct Entry {
     message: Message,
     writer: Source,
     expires: Instant,
+    /// The place among all writes of a store that is shared; 0 where it is not.
+    revision: u64,
 }
 
 impl Memory {
@@ -54,8 +56,21 @@ impl Memory {
         }
     }
 
-    /// Replaces the mailbox's message and starts its time anew. An equal message changes nothing else. From
-    /// then on the mailbox counts for `writer`: an agent that moves takes its mailboxes along.
+    /// Whether the limits let `writer` put `length` bytes into the mailbox; tells which revision it holds, 0 for none.
+    pub(super) fn admit(
+        &self,
+        mailbox: Mailbox,
+        length: usize,
+        writer: Source,
+        now: Instant,
+    ) -> Result<u64, Refused> {
+        let mut inner = self.lock();
+        inner.sweep(now);
+        inner.admit(&self.limits, mailbox, length, writer)?;
+        Ok(inner.revision(mailbox))
+    }
+
+    /// Replaces the mailbox's message and starts its time anew, within the limits.
     pub(super) fn put(
         &self,
         mailbox: Mailbox,
@@ -65,46 +80,52 @@ impl Memory {
     ) -> Result<(), Refused> {
         let mut inner = self.lock();
         inner.sweep(now);
-        let old = inner.entries.get(&mailbox);
-        let old_writer = old.map(|entry| entry.writer);
-        let old_bytes = old.map_or(0, |entry| entry.message.text.len());
-        let changed = old.is_none_or(|entry| entry.message.etag != message.etag);
-        let bytes = inner.bytes - old_bytes + message.text.len();
-        if bytes > self.limits.stored_bytes && bytes > inner.bytes {
-            return Err(Refused::Full);
-        }
-        if old_writer != Some(writer) {
-            if let Some(old_writer) = old_writer {
-                inner.owned.remove(old_writer, 1);
-            }
-            if let Err(exceeded) = inner.owned.add(writer, 1) {
-                if let Some(old_writer) = old_writer {
-                    inner
-                        .owned
-                        .add(old_writer, 1)
-                        .expect("the room that was given up above is still free");
-                }
-                return Err(match exceeded {
-                    Exceeded::Each => Refused::Mailboxes,
-                    Exceeded::Total => Refused::Full,
-                });
-            }
-        }
-        let expires = now + self.limits.expiry;
-        inner.bytes = bytes;
-        let entry = Entry {
-            message,
-            writer,
-            expires,
-        };
-        if let Some(old) = inner.entries.insert(mailbox, entry) {
-            inner.expiries.remove(&(old.expires, mailbox));
-        }
-        inner.expiries.insert((expires, mailbox));
-        if changed {
-            inner.wake(mailbox);
-        }
+        inner.admit(&self.limits, mailbox, message.text.len(), writer)?;
+        inner.insert(
+            mailbox,
+            Entry {
+                message,
+                writer,
+                expires: now + self.limits.expiry,
+                revision: 0,
+            },
+        );
         Ok(())
+    }
+
+    /// Takes in what is kept elsewhere, whatever the limits are.
+    pub(super) fn apply(
+        &self,
+        mailbox: Mailbox,
+        message: Message,
+        writer: Source,
+        expires: Instant,
+        revision: u64,
+    ) {
+        self.lock().insert(
+            mailbox,
+            Entry {
+                message,
+                writer,
+                expires,
+                revision,
+            },
+        );
+    }
+
+    /// The revision of the mailbox's message, 0 for none.
+    pub(super) fn revision(&self, mailbox: Mailbox) -> u64 {
+        self.lock().revision(mailbox)
+    }
+
+    /// Empties all mailboxes but these.
+    pub(super) fn retain(&self, kept: &HashSet<Mailbox>) {
+        let mut inner = self.lock();
+        let all = inner.entries.keys();
+        let lost: Vec<Mailbox> = all.filter(|name| !kept.contains(name)).copied().collect();
+        for mailbox in lost {
+            inner.remove(mailbox);
+        }
     }
 
     /// Empties the mailbox.
@@ -140,6 +161,61 @@ impl Memory {
 }
 
 impl Inner {
+    fn revision(&self, mailbox: Mailbox) -> u64 {
+        self.entries.get(&mailbox).map_or(0, |entry| entry.revision)
+    }
+
+    fn admit(
+        &mut self,
+        limits: &Limits,
+        mailbox: Mailbox,
+        length: usize,
+        writer: Source,
+    ) -> Result<(), Refused> {
+        let old = self.entries.get(&mailbox);
+        let old_writer = old.map(|entry| entry.writer);
+        let old_bytes = old.map_or(0, |entry| entry.message.text.len());
+        let bytes = self.bytes - old_bytes + length;
+        if bytes > limits.stored_bytes && bytes > self.bytes {
+            return Err(Refused::Full);
+        }
+        if old_writer == Some(writer) {
+            return Ok(());
+        }
+        if let Some(old_writer) = old_writer {
+            self.owned.remove(old_writer, 1);
+        }
+        let room = self.owned.add(writer, 1);
+        if room.is_ok() {
+            self.owned.remove(writer, 1);
+        }
+        if let Some(old_writer) = old_writer {
+            self.owned.add_anyway(old_writer);
+        }
+        room.map_err(|exceeded| match exceeded {
+            Exceeded::Each => Refused::Mailboxes,
+            Exceeded::Total => Refused::Full,
+        })
+    }
+
+    fn insert(&mut self, mailbox: Mailbox, entry: Entry) {
+        self.expiries.insert((entry.expires, mailbox));
+        self.bytes += entry.message.text.len();
+        self.owned.add_anyway(entry.writer);
+        let (expires, etag) = (entry.expires, entry.message.etag);
+        let old = self.entries.insert(mailbox, entry);
+        if let Some(old) = &old {
+            if old.expires != expires {
+                self.expiries.remove(&(old.expires, mailbox));
+            }
+            self.bytes -= old.message.text.len();
+            self.owned.remove(old.writer, 1);
+        }
+        if old.is_none_or(|old| old.message.etag != etag) {
+            self.wake(mailbox);
+        }
+    }
+
     fn sweep(&mut self, now: Instant) {
         while let Some(&(expires, mailbox)) = self.expiries.first()
             && expires <= now

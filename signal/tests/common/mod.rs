@@ -5,6 +5,9 @@
     reason = "each test program uses its own part of this"
 )]
 
+pub mod forwarder;
+pub mod nats;
+pub mod program;
 pub mod turn;
 
 use std::fs;
@@ -15,11 +18,11 @@ use std::time::Duration;
 
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
-use tokio::time::timeout;
+use tokio::time::{sleep, timeout};
 use wice_signal::{Options, Server, ServerError, TlsFiles};
 
 /// Long enough for any machine; nothing here waits for it but a failure.
-pub const PATIENCE: Duration = Duration::from_secs(20);
+pub const PATIENCE: Duration = Duration::from_secs(60);
 
 pub const ONE: &str = "0123456789abcdef0123456789abcdef01234567";
 pub const TWO: &str = "ffffffffffffffffffffffffffffffffffffffff";
@@ -32,13 +35,28 @@ pub struct Running {
     pub turn: Vec<SocketAddr>,
     pub turn_tls: Vec<SocketAddr>,
     pub client: reqwest::Client,
+    nats: Option<nats::Node>,
     stop: Option<oneshot::Sender<()>>,
     task: JoinHandle<Result<(), ServerError>>,
 }
 
 impl Running {
-    /// Starts a server with these options, on a free port of loopback.
+    /// Starts a server with these options, on a free port of loopback; in the program `on_nats` over a NATS server of its
+    /// own.
     pub async fn start(mut options: Options) -> Self {
+        if env!("CARGO_CRATE_NAME") != "on_nats" {
+            return Self::start_as_is(options).await;
+        }
+        let node = nats::Node::start();
+        options.store = Some(nats::options(&[&node]));
+        let mut server = Self::start_as_is(options).await;
+        server.nats = Some(node);
+        server.ready().await;
+        server
+    }
+
+    /// Starts a server with these options, and the store in them.
+    pub async fn start_as_is(mut options: Options) -> Self {
         options.listen = vec!["127.0.0.1:0".parse().expect("an address")];
         let server = Server::bind(options).await.expect("the server binds");
         let (stop, stopped) = oneshot::channel();
@@ -56,6 +74,7 @@ impl Running {
             turn,
             turn_tls,
             client: client(),
+            nats: None,
             stop: Some(stop),
             task,
         }
@@ -74,6 +93,30 @@ impl Running {
             .expect("a client");
         server.scheme = "https";
         server
+    }
+
+    /// Waits until the server says that it is ready.
+    pub async fn ready(&self) {
+        soon(async {
+            while self.get(self.url("/readyz")).await.status() != 200 {
+                sleep(Duration::from_millis(20)).await;
+            }
+        })
+        .await;
+    }
+
+    /// Waits until the server says that it is not ready, and why.
+    pub async fn unready(&self) -> String {
+        soon(async {
+            loop {
+                let answer = self.get(self.url("/readyz")).await;
+                if answer.status() == 503 {
+                    return answer.text().await.expect("a reason");
+                }
+                sleep(Duration::from_millis(20)).await;
+            }
+        })
+        .await
     }
 
     pub fn url(&self, path: &str) -> String {
