@@ -17,7 +17,7 @@ help:
 	@echo 'make demo       watch a tunnel come up through two NATs (root, about 10 s once built)'
 	@echo 'make test       everything that continuous integration runs (root, up to 45 min on two cores)'
 	@echo 'make test-fast  format, lints, documentation, unit and integration tests (no root)'
-	@echo 'make bench      how long a connection takes, and what a thousand peers and a cluster cost (root, 10 min once built)'
+	@echo 'make bench      how long a connection takes, and what a thousand peers and a cluster cost (root, half an hour once built)'
 	@echo 'make build      the three programs, optimized'
 	@echo 'make install    installs them; DESTDIR= and PREFIX= as usual'
 	@echo 'make deb, rpm   packages for distributions, in target/package'
