@@ -67,6 +67,7 @@ install-files:
 	install -d -m 0755 $(DESTDIR)$(UNITDIR)
 	sed 's#^\(Exec[A-Za-z]*\)=/usr/#\1=$(PREFIX)/#' systemd/wice-agent.service >$(DESTDIR)$(UNITDIR)/wice-agent.service
 	sed 's#^\(Exec[A-Za-z]*\)=/usr/#\1=$(PREFIX)/#' systemd/wice-signal.service >$(DESTDIR)$(UNITDIR)/wice-signal.service
+	install -D -m 0644 systemd/wice-signal.socket $(DESTDIR)$(UNITDIR)/wice-signal.socket
 	install -D -m 0644 systemd/wice.sysusers $(DESTDIR)/usr/lib/sysusers.d/wice.conf
 	install -D -m 0644 systemd/wice.tmpfiles $(DESTDIR)/usr/lib/tmpfiles.d/wice.conf
 	install -D -m 0644 systemd/wice.preset $(DESTDIR)/usr/lib/systemd/system-preset/50-wice.preset

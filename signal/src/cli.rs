@@ -36,7 +36,7 @@ pub(crate) const DEFAULT_IPV4: SocketAddr =
         Exit status: 0 stopped by a signal, 1 failed, 2 wrong usage."
 )]
 pub(crate) struct Cli {
-    /// Serve HTTP and WebSocket here [default: [::]:8080, which takes IPv4 too]. May be repeated; port 0 takes a
+    /// Serve HTTP and WebSocket here [default: the sockets that systemd hands over, else [::]:8080, which takes IPv4 too]. May be repeated; port 0 takes a
     /// free one, and the log says which.
     #[arg(long, value_name = "ADDR:PORT")]
     pub(crate) listen: Vec<SocketAddr>,

@@ -1,6 +1,7 @@
 //! `wice-signal`, the rendezvous server of WICE: flags, logs, signals and systemd around the library.
 
 mod cli;
+mod inherited;
 mod log;
 
 use std::future::pending;
@@ -72,14 +73,17 @@ async fn serve(cli: Cli) -> anyhow::Result<()> {
     let mut interrupt = handler(SignalKind::interrupt())?;
     let mut hangup = handler(SignalKind::hangup())?;
 
+    let inherited = inherited::listeners()?;
     let default_address = cli.listen.is_empty();
-    let options = cli.options()?;
+    let mut options = cli.options()?;
+    if default_address && !inherited.is_empty() {
+        options.listen.clear();
+    }
     let drain = options.limits.drain;
     let has_token = options.token.is_some();
-    let server = match Server::bind(options.clone()).await {
+    let server = match Server::bind_beside(inherited, options.clone()).await {
         // A machine without IPv6 has no [::].
         Err(ServerError::Listen { source, .. }) if default_address && no_ipv6(&source) => {
-            let mut options = options;
             options.listen = vec![cli::DEFAULT_IPV4];
             Server::bind(options).await?
         }

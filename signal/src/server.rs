@@ -2,7 +2,7 @@
 
 use std::future::Future;
 use std::io;
-use std::net::{IpAddr, SocketAddr};
+use std::net::{self, IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -49,6 +49,9 @@ pub enum ServerError {
         /// What came back.
         source: io::Error,
     },
+    /// A socket that was handed over cannot be served.
+    #[error("cannot serve a socket that was handed over: {0}")]
+    Inherited(#[source] io::Error),
     /// A STUN address cannot be bound.
     #[error("cannot answer STUN on {address} (UDP): {source}; is another server running there?")]
     Stun {
@@ -101,7 +104,16 @@ impl From<Unbound> for ServerError {
 impl Server {
     /// Binds all sockets and reads certificate and key.
     pub async fn bind(options: Options) -> Result<Self, ServerError> {
-        if options.listen.is_empty() && options.stun.is_empty() && options.turn.is_none() {
+        Self::bind_beside(Vec::new(), options).await
+    }
+
+    /// The same, and serves HTTP on these sockets that somebody else has bound, before those of the options.
+    pub async fn bind_beside(
+        bound: Vec<net::TcpListener>,
+        options: Options,
+    ) -> Result<Self, ServerError> {
+        let nothing = bound.is_empty() && options.listen.is_empty();
+        if nothing && options.stun.is_empty() && options.turn.is_none() {
             return Err(ServerError::Nothing);
         }
         let needs_tls = options
@@ -113,6 +125,13 @@ impl Server {
         }
         let tls = options.tls.clone().map(Tls::load).transpose()?;
         let mut listeners = Vec::new();
+        for listener in bound {
+            let adopted = listener.set_nonblocking(true).and_then(|()| {
+                let address = listener.local_addr()?;
+                Ok((TcpListener::from_std(listener)?, address))
+            });
+            listeners.push(adopted.map_err(ServerError::Inherited)?);
+        }
         for &address in &options.listen {
             let failed = |source| ServerError::Listen { address, source };
             let listener = TcpListener::bind(address).await.map_err(failed)?;

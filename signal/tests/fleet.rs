@@ -12,13 +12,13 @@ use std::time::Duration;
 use common::forwarder::Forwarder;
 use common::nats::{Node, options, options_at};
 use common::program::Program;
-use common::{ONE, Running, TWO, header, soon};
+use common::{ONE, PATIENCE, Running, TWO, header, soon};
 use futures_util::{SinkExt, StreamExt};
 use serde_json::{Value, json};
 use tokio::net::TcpStream;
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
-use tokio::time::sleep;
+use tokio::time::{sleep, timeout};
 use tokio_tungstenite::tungstenite::Message;
 use tokio_tungstenite::tungstenite::client::IntoClientRequest;
 use tokio_tungstenite::{MaybeTlsStream, WebSocketStream, connect_async};
@@ -378,7 +378,7 @@ impl Fleet {
                     .iter()
                     .all(|(name, at)| before.get(name).unwrap_or(&0) < at)
         };
-        soon(async {
+        let progress = async {
             loop {
                 let all = [&self.acknowledged].into_iter().chain(&self.heard);
                 if all.into_iter().all(|it| ahead(&it.lock().unwrap())) {
@@ -386,8 +386,17 @@ impl Fleet {
                 }
                 sleep(Duration::from_millis(20)).await;
             }
-        })
-        .await;
+        };
+        if timeout(PATIENCE, progress).await.is_err() {
+            for server in &self.servers {
+                let ready = server.get(server.url("/readyz")).await;
+                eprintln!("{}", ready.text().await.unwrap());
+            }
+            panic!(
+                "no progress since {before:?}: {:?}, heard {:?}",
+                self.acknowledged, self.heard
+            );
+        }
     }
 
     /// Ends the writers.

@@ -85,6 +85,65 @@ async fn a_second_signal_ends_the_program_at_once() {
     assert_eq!(program.wait(), Some(0));
 }
 
+#[tokio::test]
+async fn a_socket_that_systemd_hands_over_is_served() {
+    let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = port.local_addr().unwrap().to_string();
+    drop(port);
+    let activate = |arguments: &[&str]| {
+        let mut command = Command::new("systemd-socket-activate");
+        command.arg(format!("--listen={address}")).args(arguments);
+        command.arg(env!("CARGO_BIN_EXE_wice-signal"));
+        command.env_remove("JOURNAL_STREAM").stderr(Stdio::piped());
+        command
+    };
+    // It starts the program with the first connection.
+    let mut program = Program(activate(&[]).spawn().unwrap());
+    let lines = BufReader::new(program.0.stderr.take().unwrap()).lines();
+    let (listens, mut listening) = tokio::sync::mpsc::unbounded_channel();
+    std::thread::spawn(move || {
+        for line in lines.map_while(Result::ok) {
+            let _ = listens.send(line);
+        }
+    });
+    let get = common::client().get(format!("http://{address}/healthz"));
+    let health = soon(async {
+        loop {
+            if let Ok(answer) = get.try_clone().unwrap().send().await {
+                return answer;
+            }
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    });
+    assert_eq!(health.await.status(), 200);
+    let said = soon(async {
+        loop {
+            let line = listening.recv().await.unwrap();
+            if line.contains("listening on http") {
+                return line;
+            }
+        }
+    });
+    let said = said.await;
+    assert!(said.ends_with(&address), "{said}");
+
+    // A datagram socket is not what it serves.
+    let wrong = activate(&["--datagram"]).spawn().unwrap();
+    let mut wrong = Program(wrong);
+    let knock = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
+    knock.connect(&address).unwrap();
+    let status = soon(async {
+        loop {
+            let _ = knock.send(b"knock");
+            if let Ok(Some(status)) = wrong.0.try_wait() {
+                return status;
+            }
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    });
+    assert_eq!(status.await.code(), Some(1));
+}
+
 /// A running program, killed when the test fails.
 struct Program(Child);
 

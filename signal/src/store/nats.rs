@@ -44,6 +44,8 @@ pub(super) struct Nats {
 
 /// How long a write may take in all: a change of the bucket's leader lasts a second or two.
 const WRITE: Duration = Duration::from_secs(5);
+/// A request about the bucket; while a cluster elects its leader nobody answers.
+const REQUEST: Duration = Duration::from_secs(2);
 /// A connection to one NATS server; the next one is tried after it.
 const CONNECT: Duration = Duration::from_secs(2);
 /// A dead connection is noticed after two or three of these.
@@ -112,7 +114,7 @@ impl Nats {
             .await
             .map_err(NatsError::Setup)?;
         let context = ContextBuilder::new()
-            .timeout(WRITE)
+            .timeout(REQUEST)
             .ack_timeout(WRITE)
             .max_ack_inflight(IN_FLIGHT)
             .build(client);
@@ -255,10 +257,10 @@ fn note(progress: &Progress, event: &Event) {
     match event {
         Event::Connected => info!("connected to NATS"),
         Event::Disconnected => {
-            progress.interrupt("the connection to NATS is lost");
+            progress.lose("the connection to NATS is lost");
             warn!("the connection to NATS is lost; trying again until it is back");
         }
-        Event::Closed => progress.interrupt("the connection to NATS is closed"),
+        Event::Closed => progress.lose("the connection to NATS is closed"),
         Event::ServerError(error) => warn!("NATS says: {error}"),
         Event::ClientError(error) => debug!("NATS client: {error}"),
         other => debug!("NATS: {other}"),

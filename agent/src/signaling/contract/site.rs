@@ -12,7 +12,7 @@ use tokio::time::timeout;
 use url::Url;
 use wice_core::key::PublicKey;
 use wice_core::mailbox::{Mailbox, Recipient, Sealed};
-use wice_signal::{Options, Server};
+use wice_signal::{NatsAuth, NatsOptions, Options, Server};
 
 use super::super::{BackendConfig, BackendState, BackendStatus, Event, Signaling, Token};
 
@@ -100,6 +100,7 @@ impl Rendezvous {
         let server = Server::bind(Options {
             listen: vec![address.unwrap_or(any)],
             token: token.map(|text| wice_signal::Token::new(text).unwrap()),
+            store: store(),
             ..Options::default()
         });
         let server = server.await.unwrap();
@@ -111,6 +112,7 @@ impl Rendezvous {
             };
             server.run(stopped).await.unwrap();
         });
+        ready(address).await;
         Self {
             address,
             stop,
@@ -123,6 +125,40 @@ impl Rendezvous {
         self.stop.send(()).unwrap();
         timeout(PATIENCE, self.task).await.unwrap().unwrap();
     }
+}
+
+/// Waits until the server has its mailboxes.
+async fn ready(address: SocketAddr) {
+    let look = async {
+        loop {
+            let mut stream = TcpStream::connect(address).await.unwrap();
+            stream
+                .write_all(b"GET /readyz HTTP/1.0\r\n\r\n")
+                .await
+                .unwrap();
+            let mut answer = Vec::new();
+            stream.read_to_end(&mut answer).await.unwrap();
+            if answer.starts_with(b"HTTP/1.0 200") {
+                return;
+            }
+        }
+    };
+    timeout(PATIENCE, look).await.unwrap();
+}
+
+/// A new bucket of the NATS that `WICE_NATS` names, or memory.
+fn store() -> Option<NatsOptions> {
+    static BUCKETS: AtomicUsize = AtomicUsize::new(0);
+    let servers = std::env::var("WICE_NATS").ok()?.parse().unwrap();
+    let number = BUCKETS.fetch_add(1, Ordering::Relaxed);
+    let name = format!("contract-{}-{number}", std::process::id());
+    Some(NatsOptions {
+        servers,
+        bucket: name.parse().unwrap(),
+        replicas: 1,
+        auth: NatsAuth::None,
+        authority: None,
+    })
 }
 
 /// A line to a server that can be cut and held.

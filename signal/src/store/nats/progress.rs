@@ -3,11 +3,14 @@
 use std::collections::BTreeMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use tokio::sync::oneshot;
+use tokio::sync::{Notify, oneshot};
 
 /// How far the replica is.
 #[derive(Debug)]
-pub(super) struct Progress(Mutex<Inner>);
+pub(super) struct Progress {
+    inner: Mutex<Inner>,
+    lost: Notify,
+}
 
 #[derive(Debug)]
 struct Inner {
@@ -21,11 +24,25 @@ struct Inner {
 impl Progress {
     /// Nothing was taken in.
     pub(super) fn new() -> Self {
-        Self(Mutex::new(Inner {
-            unready: Some("not connected to NATS yet".to_owned()),
-            reached: 0,
-            waiting: BTreeMap::new(),
-        }))
+        Self {
+            inner: Mutex::new(Inner {
+                unready: Some("not connected to NATS yet".to_owned()),
+                reached: 0,
+                waiting: BTreeMap::new(),
+            }),
+            lost: Notify::new(),
+        }
+    }
+
+    /// The connection is gone: whoever follows has to ask again where it is, as nothing may come that says so.
+    pub(super) fn lose(&self, reason: &str) {
+        self.interrupt(reason);
+        self.lost.notify_one();
+    }
+
+    /// Waits until the connection is gone.
+    pub(super) async fn lost(&self) {
+        self.lost.notified().await;
     }
 
     /// The replica may be behind from now on.
@@ -80,6 +97,6 @@ impl Progress {
     }
 
     fn lock(&self) -> MutexGuard<'_, Inner> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

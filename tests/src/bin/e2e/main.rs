@@ -1,6 +1,7 @@
 //! `wice-e2e`: the end-to-end suites. Each case is a process of its own with a lab of its own and a deadline, so that no
 //! case can spoil or outlast another.
 
+mod fleet;
 mod handover;
 mod input;
 mod interfaces;
@@ -78,6 +79,7 @@ fn main() -> ExitCode {
         trouble::cases(),
         relay::cases(),
         handover::cases(),
+        fleet::cases(),
         relay_trouble::cases(),
         secrets::cases(),
         kubernetes::cases(),
