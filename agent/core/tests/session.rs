@@ -213,7 +213,7 @@ fn candidates(count: u16) -> Vec<Candidate> {
         .collect()
 }
 
-/// What the property below found once in some ten thousand schedules: a late offer of a session that a crash and a clock set back
+/// What the property below found one day: a late offer of a session that a crash and a clock set back
 /// have ended, and the one answer to it lost.
 #[test]
 fn an_unpairing_is_told_until_it_is_acknowledged() {
