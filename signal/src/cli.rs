@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use clap::Parser;
+use ipnet::IpNet;
 use wice_signal::{Limits, Options, SecretError, StoreFileError, TlsFiles, Token, TokenError};
 
 use crate::log::LogLevel;
@@ -49,6 +50,11 @@ pub(crate) struct Cli {
     /// The certificate's private key in PEM.
     #[arg(long, value_name = "FILE", requires = "tls_cert")]
     tls_key: Option<PathBuf>,
+
+    /// Believe reverse proxies in this network (an address, or CIDR) when they say whose request they hand on, in
+    /// X-Forwarded-For, so that limits count their clients and not them. May be repeated.
+    #[arg(long, value_name = "CIDR", value_parser = network)]
+    trusted_proxy: Vec<IpNet>,
 
     /// Answer STUN binding requests here, over UDP. May be repeated; the usual port is 3478.
     #[arg(long, value_name = "ADDR:PORT")]
@@ -98,7 +104,7 @@ struct LimitFlags {
     #[arg(long, value_name = "COUNT", default_value_t = Limits::default().mailboxes_per_address)]
     mailboxes_per_address: usize,
 
-    /// Requests from one address in a minute; behind a reverse proxy all clients share one address.
+    /// Requests from one address in a minute; see --trusted-proxy where clients come through one.
     #[arg(long, value_name = "COUNT", default_value_t = Limits::default().requests_per_minute,
         value_parser = clap::value_parser!(u32).range(1..))]
     requests_per_minute: u32,
@@ -151,6 +157,7 @@ impl Cli {
             tls: tls.map(|(cert, key)| TlsFiles { cert, key }),
             stun: self.stun,
             turn: self.turn.options()?,
+            trusted_proxies: self.trusted_proxy,
             token,
             store: self.store.options()?,
             limits: Limits {
@@ -167,6 +174,14 @@ impl Cli {
             },
         })
     }
+}
+
+/// Reads a network, or one address as the network of itself.
+fn network(text: &str) -> Result<IpNet, String> {
+    let address = text.parse::<IpAddr>().map(IpNet::from);
+    text.parse::<IpNet>().or(address).map_err(|_| {
+        format!("{text:?} is no network: write 192.0.2.7, 10.0.0.0/8 or 2001:db8::/32")
+    })
 }
 
 /// The file of this name among systemd's credentials, if the unit was given one.

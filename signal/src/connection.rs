@@ -17,6 +17,7 @@ use tokio::time::{sleep, timeout};
 use tracing::{trace, warn};
 
 use crate::limit::{Slot, Slots, Source};
+use crate::proxy::Proxies;
 use crate::stop::Stop;
 use crate::tls::Tls;
 
@@ -42,6 +43,7 @@ pub(crate) struct Door {
     pub(crate) router: Router,
     pub(crate) tls: Option<Tls>,
     pub(crate) slots: Slots,
+    pub(crate) proxies: Proxies,
 }
 
 /// Whose request it is; an extension of every request.
@@ -53,10 +55,23 @@ pub(crate) struct Client {
     pub(crate) stop: Stop,
     /// The connection's place among all, which a WebSocket keeps when HTTP is done.
     _slot: Arc<Slot>,
+    /// The place of a request among those of its client, where a proxy handed it on.
+    _behind: Option<Arc<Slot>>,
+    /// The connection is a proxy's: the request's headers say whose it is.
+    pub(crate) by_proxy: bool,
     spoke: Arc<AtomicBool>,
 }
 
 impl Client {
+    /// The same connection with a request of somebody else's, who has a place too.
+    pub(crate) fn behind_proxy(self, source: Source, slot: Slot) -> Self {
+        Self {
+            source,
+            _behind: Some(Arc::new(slot)),
+            ..self
+        }
+    }
+
     /// Notes that a whole request head has arrived.
     pub(crate) fn spoke(&self) {
         self.spoke.store(true, Ordering::Relaxed);
@@ -81,7 +96,13 @@ pub(crate) async fn accept(listener: TcpListener, door: Door, stop: Stop) {
             }
         };
         let source = Source::from(peer.ip());
-        let slot = match door.slots.take(source) {
+        let by_proxy = door.proxies.contains(peer.ip());
+        let slot = if by_proxy {
+            door.slots.take_of_all(source)
+        } else {
+            door.slots.take(source)
+        };
+        let slot = match slot {
             Ok(slot) => slot,
             Err(exceeded) => {
                 trace!(%peer, ?exceeded, "connection refused: too many");
@@ -92,6 +113,8 @@ pub(crate) async fn accept(listener: TcpListener, door: Door, stop: Stop) {
             source,
             stop: stop.clone(),
             _slot: Arc::new(slot),
+            _behind: None,
+            by_proxy,
             spoke: Arc::default(),
         };
         let door = door.clone();

@@ -9,6 +9,7 @@ mod limit;
 mod mailbox;
 mod options;
 mod problem;
+mod proxy;
 mod server;
 mod stop;
 mod store;

@@ -188,10 +188,24 @@ impl Slots {
     pub(crate) fn take(&self, source: Source) -> Result<Slot, Exceeded> {
         let mut shares = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         shares.add(source, 1)?;
-        Ok(Slot {
+        Ok(self.slot(source))
+    }
+
+    /// Takes a slot whatever the source has, if there is one at all.
+    pub(crate) fn take_of_all(&self, source: Source) -> Result<Slot, Exceeded> {
+        let mut shares = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if shares.total >= shares.total_limit {
+            return Err(Exceeded::Total);
+        }
+        shares.add_anyway(source);
+        Ok(self.slot(source))
+    }
+
+    fn slot(&self, source: Source) -> Slot {
+        Slot {
             slots: self.clone(),
             source,
-        })
+        }
     }
 }
 

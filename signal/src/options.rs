@@ -5,6 +5,8 @@ use std::ops::RangeInclusive;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use ipnet::IpNet;
+
 use crate::token::Token;
 use crate::turn::Secret;
 
@@ -25,6 +27,8 @@ pub struct Options {
     pub stun: Vec<SocketAddr>,
     /// A TURN server, if there is to be one.
     pub turn: Option<TurnOptions>,
+    /// The reverse proxies that say whose requests they hand on.
+    pub trusted_proxies: Vec<IpNet>,
     /// What a client must present, if anything.
     pub token: Option<Token>,
     /// Share the mailboxes with other servers; else they are in memory.

@@ -59,6 +59,18 @@ impl Problem {
         problem
     }
 
+    /// The address has too many requests under way.
+    pub(crate) fn too_many_connections() -> Self {
+        let detail = "this address has as many requests under way as one may; end some, or wait";
+        let mut problem = Self::new(
+            StatusCode::TOO_MANY_REQUESTS,
+            "too-many-connections",
+            detail,
+        );
+        problem.retry_after = Some(Duration::from_secs(10));
+        problem
+    }
+
     /// The server does its work soon, and not now.
     pub(crate) fn not_ready(detail: String) -> Self {
         let mut problem = Self::new(StatusCode::SERVICE_UNAVAILABLE, "not-ready", detail);

@@ -16,6 +16,7 @@ use crate::api::{App, TurnUrls, router};
 use crate::connection::{Door, accept};
 use crate::limit::{Rate, Slots};
 use crate::options::Options;
+use crate::proxy::Proxies;
 use crate::stop::Stopper;
 use crate::store::{NatsError, Store};
 use crate::stun::StunSocket;
@@ -223,7 +224,10 @@ impl Server {
         let stun_rate = Arc::new(Rate::new(limits.stun_per_minute, now));
         let slots = Slots::new(limits.connections, limits.connections_per_address);
 
+        let proxies = Proxies::new(options.trusted_proxies);
         let router = router(Arc::new(App {
+            proxies: proxies.clone(),
+            behind_proxies: Slots::new(limits.connections, limits.connections_per_address),
             store: Arc::clone(&store),
             rate: Arc::clone(&rate),
             token: options.token,
@@ -249,6 +253,7 @@ impl Server {
                 router: router.clone(),
                 tls: tls.clone(),
                 slots: slots.clone(),
+                proxies: proxies.clone(),
             };
             tasks.spawn(accept(listener, door, stopper.stop()));
         }

@@ -19,9 +19,10 @@ use axum::routing::{get, post, put};
 use axum::{Extension, Router};
 
 use crate::connection::Client;
-use crate::limit::Rate;
+use crate::limit::{Rate, Slots, Source};
 use crate::options::Limits;
 use crate::problem::Problem;
+use crate::proxy::Proxies;
 use crate::store::Store;
 use crate::token::Token;
 pub(crate) use servers::TurnUrls;
@@ -32,6 +33,9 @@ pub(crate) struct App {
     pub(crate) store: Arc<Store>,
     pub(crate) rate: Arc<Rate>,
     pub(crate) token: Option<Token>,
+    pub(crate) proxies: Proxies,
+    /// Requests under way of clients that come through a proxy, as connections of others are counted.
+    pub(crate) behind_proxies: Slots,
     pub(crate) stun: Vec<SocketAddr>,
     pub(crate) turn: Option<TurnUrls>,
     pub(crate) limits: Limits,
@@ -67,6 +71,7 @@ pub(crate) fn router(app: Arc<App>) -> Router {
     guarded
         .route_layer(from_fn_with_state(Arc::clone(&app), limit))
         .merge(open)
+        .route_layer(from_fn_with_state(Arc::clone(&app), attribute))
         // A health check is never turned away: a flood is no reason to restart the server.
         .route(HEALTH, get(health))
         .route(READY, get(ready))
@@ -119,6 +124,26 @@ async fn note(Extension(client): Extension<Client>, request: Request, next: Next
     let headers = response.headers_mut();
     headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
     response
+}
+
+/// Whose request it is, where a proxy hands it on.
+async fn attribute(
+    State(app): State<Arc<App>>,
+    Extension(client): Extension<Client>,
+    mut request: Request,
+    next: Next,
+) -> Result<Response, Problem> {
+    if client.by_proxy
+        && let Some(address) = app.proxies.client(request.headers())
+    {
+        let source = Source::from(address);
+        let slot = app.behind_proxies.take(source);
+        let slot = slot.map_err(|_| Problem::too_many_connections())?;
+        request
+            .extensions_mut()
+            .insert(client.behind_proxy(source, slot));
+    }
+    Ok(next.run(request).await)
 }
 
 async fn limit(
