@@ -17,6 +17,7 @@ use tokio::time::{sleep, timeout};
 use tracing::{trace, warn};
 
 use crate::limit::{Slot, Slots, Source};
+use crate::metrics::Metrics;
 use crate::stop::Stop;
 use crate::tls::Tls;
 
@@ -42,6 +43,7 @@ pub(crate) struct Door {
     pub(crate) router: Router,
     pub(crate) tls: Option<Tls>,
     pub(crate) slots: Slots,
+    pub(crate) metrics: Metrics,
 }
 
 /// Whose request it is; an extension of every request.
@@ -85,6 +87,7 @@ pub(crate) async fn accept(listener: TcpListener, door: Door, stop: Stop) {
             Ok(slot) => slot,
             Err(exceeded) => {
                 trace!(%peer, ?exceeded, "connection refused: too many");
+                door.metrics.refused("connections");
                 continue;
             }
         };

@@ -14,6 +14,7 @@ use tracing::{info, warn};
 use crate::api::{App, TurnUrls, router};
 use crate::connection::{Door, accept};
 use crate::limit::{Rate, Slots};
+use crate::metrics::{self, Metrics, READERS};
 use crate::options::Options;
 use crate::stop::Stopper;
 use crate::store::{NatsError, Store};
@@ -32,6 +33,7 @@ pub struct Server {
     turn: Option<Turn>,
     tls: Option<Tls>,
     store: Arc<Store>,
+    metrics: Option<(TcpListener, SocketAddr)>,
     options: Options,
 }
 
@@ -138,6 +140,15 @@ impl Server {
             let bound = listener.local_addr().map_err(failed)?;
             listeners.push((listener, bound));
         }
+        let metrics = match options.metrics {
+            None => None,
+            Some(address) => {
+                let failed = |source| ServerError::Listen { address, source };
+                let listener = TcpListener::bind(address).await.map_err(failed)?;
+                let bound = listener.local_addr().map_err(failed)?;
+                Some((listener, bound))
+            }
+        };
         let mut stun = Vec::new();
         for &address in &options.stun {
             let failed = |source| ServerError::Stun { address, source };
@@ -154,6 +165,7 @@ impl Server {
             turn,
             tls,
             store: Arc::new(store),
+            metrics,
             options,
         })
     }
@@ -189,6 +201,11 @@ impl Server {
             .unwrap_or_default()
     }
 
+    /// Where metrics are served, with the real port.
+    pub fn metrics_addr(&self) -> Option<SocketAddr> {
+        self.metrics.as_ref().map(|(_, address)| *address)
+    }
+
     /// A handle that replaces the certificate while the server runs; `None` without TLS.
     pub fn tls(&self) -> Option<Tls> {
         self.tls.clone()
@@ -203,6 +220,7 @@ impl Server {
             turn,
             tls,
             store,
+            metrics: metrics_listener,
             options,
         } = self;
         let limits = options.limits.clone();
@@ -217,6 +235,7 @@ impl Server {
         let stun_rate = Arc::new(Rate::new(limits.stun_per_minute, now));
         let slots = Slots::new(limits.connections, limits.connections_per_address);
 
+        let metrics = Metrics::new();
         let router = router(Arc::new(App {
             store: Arc::clone(&store),
             rate: Arc::clone(&rate),
@@ -227,10 +246,18 @@ impl Server {
                 tls: turn.tls_addresses(),
                 issuer: turn.issuer(),
             }),
+            metrics: metrics.clone(),
             limits,
         }));
         let relaying = turn
-            .map(|turn| turn.start(tls.clone(), Arc::clone(&stun_rate), slots.clone()))
+            .map(|turn| {
+                turn.start(
+                    tls.clone(),
+                    Arc::clone(&stun_rate),
+                    slots.clone(),
+                    metrics.clone(),
+                )
+            })
             .transpose()
             .map_err(ServerError::TurnThread)?;
         // A set aborts its tasks when it is dropped.
@@ -243,6 +270,16 @@ impl Server {
                 router: router.clone(),
                 tls: tls.clone(),
                 slots: slots.clone(),
+                metrics: metrics.clone(),
+            };
+            tasks.spawn(accept(listener, door, stopper.stop()));
+        }
+        if let Some((listener, _)) = metrics_listener {
+            let door = Door {
+                router: metrics::router(metrics.clone(), Arc::clone(&store), slots.clone()),
+                tls: None,
+                slots: Slots::new(READERS, READERS),
+                metrics: Metrics::new(),
             };
             tasks.spawn(accept(listener, door, stopper.stop()));
         }
