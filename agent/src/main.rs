@@ -11,6 +11,7 @@ mod cli;
 mod config;
 mod dbus;
 mod driver;
+mod host;
 mod kernel;
 mod lock;
 mod logging;

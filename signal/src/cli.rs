@@ -107,6 +107,18 @@ struct LimitFlags {
         value_parser = clap::value_parser!(u32).range(1..))]
     requests_per_minute: u32,
 
+    /// Mailboxes that clients wait for at the same time, in all.
+    #[arg(long, value_name = "COUNT", default_value_t = Limits::default().subscriptions)]
+    subscriptions: usize,
+
+    /// Mailboxes that clients of one address wait for at the same time.
+    #[arg(long, value_name = "COUNT", default_value_t = Limits::default().subscriptions_per_address)]
+    subscriptions_per_address: usize,
+
+    /// TCP connections at the same time, in all; each is an open file.
+    #[arg(long, value_name = "COUNT", default_value_t = Limits::default().connections)]
+    connections: usize,
+
     /// TCP connections from one address at the same time.
     #[arg(long, value_name = "COUNT", default_value_t = Limits::default().connections_per_address)]
     connections_per_address: usize,
@@ -152,6 +164,9 @@ impl Cli {
                 mailboxes: self.limits.mailboxes,
                 mailboxes_per_address: self.limits.mailboxes_per_address,
                 requests_per_minute: self.limits.requests_per_minute,
+                subscriptions: self.limits.subscriptions,
+                subscriptions_per_address: self.limits.subscriptions_per_address,
+                connections: self.limits.connections,
                 connections_per_address: self.limits.connections_per_address,
                 ..Limits::default()
             },

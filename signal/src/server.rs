@@ -6,6 +6,7 @@ use std::net::{self, IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use socket2::SockRef;
 use tokio::net::TcpListener;
 use tokio::task::JoinSet;
 use tokio::time::{MissedTickBehavior, interval};
@@ -24,6 +25,10 @@ use crate::turn::{Turn, Unbound};
 
 /// How often what expired is dropped: much less than any expiry, and one sorted set to look at.
 const SWEEP: Duration = Duration::from_secs(1);
+
+/// Connections that may wait to be accepted: after a restart all clients come at once, and a connection that finds no room is
+/// tried again only after a second. The system's own bound (net.core.somaxconn) may be lower.
+const BACKLOG: i32 = 4_096;
 
 /// A server that has its sockets and does not answer yet.
 #[derive(Debug)]
@@ -137,6 +142,7 @@ impl Server {
         for &address in &options.listen {
             let failed = |source| ServerError::Listen { address, source };
             let listener = TcpListener::bind(address).await.map_err(failed)?;
+            SockRef::from(&listener).listen(BACKLOG).map_err(failed)?;
             let bound = listener.local_addr().map_err(failed)?;
             listeners.push((listener, bound));
         }

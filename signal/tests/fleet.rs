@@ -12,7 +12,7 @@ use std::time::Duration;
 use common::forwarder::Forwarder;
 use common::nats::{Node, options, options_at};
 use common::program::Program;
-use common::{ONE, PATIENCE, Running, TWO, header, soon};
+use common::{Folder, ONE, PATIENCE, Running, TWO, certify, header, soon};
 use futures_util::{SinkExt, StreamExt};
 use serde_json::{Value, json};
 use tokio::net::TcpStream;
@@ -22,7 +22,7 @@ use tokio::time::{sleep, timeout};
 use tokio_tungstenite::tungstenite::Message;
 use tokio_tungstenite::tungstenite::client::IntoClientRequest;
 use tokio_tungstenite::{MaybeTlsStream, WebSocketStream, connect_async};
-use wice_signal::{NatsOptions, Options};
+use wice_signal::{NatsAuth, NatsOptions, NatsUser, Options};
 
 type Socket = WebSocketStream<MaybeTlsStream<TcpStream>>;
 
@@ -135,6 +135,32 @@ async fn without_nats_requests_are_refused_and_subscriptions_kept() {
     assert_eq!(read.text().await.unwrap(), "before");
     assert_eq!(two.put(ONE, "after").await.status(), 204);
     assert_eq!(hear(&mut subscriber).await, "after");
+}
+
+#[tokio::test]
+async fn nats_may_ask_for_a_password_and_be_reached_by_tls() {
+    let folder = Folder::new("nats-tls");
+    let files = certify(&folder.0);
+    let [cert, key] = [&files.cert, &files.key].map(|path| path.to_str().unwrap());
+    let tls = ["--tls", "--tlscert", cert, "--tlskey", key];
+    let node = Node::start_with(&[&tls[..], &["--user", "fleet", "--pass", "p:ss"]].concat());
+    let user = folder.0.join("user");
+    std::fs::write(&user, "fleet:p:ss\n").unwrap();
+    let named = NatsOptions {
+        servers: format!("tls://127.0.0.1:{}", node.port).parse().unwrap(),
+        auth: NatsAuth::User(NatsUser::read(&user).unwrap()),
+        authority: Some(files.cert.clone()),
+        ..options(&[&node])
+    };
+    let unnamed = NatsOptions {
+        auth: NatsAuth::None,
+        ..named.clone()
+    };
+    let trusted = server(named).await;
+    let unknown = server(unnamed).await;
+    trusted.ready().await;
+    assert_eq!(trusted.put(ONE, "sealed").await.status(), 204);
+    refuses(&unknown).await;
 }
 
 #[tokio::test]

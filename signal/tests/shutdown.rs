@@ -193,6 +193,16 @@ fn wrong_usage_and_failures_have_their_own_exit_status() {
     let usage = program(&["--tls-cert", "/nonexistent"]).output().unwrap();
     assert_eq!(usage.status.code(), Some(2));
 
+    let usage = program(&["--store", "nats://fleet:hunter2@nats"])
+        .output()
+        .unwrap();
+    assert_eq!(usage.status.code(), Some(2));
+    let said = String::from_utf8(usage.stderr).unwrap();
+    assert!(
+        said.contains("--store-user-file") && !said.contains("hunter2"),
+        "{said}"
+    );
+
     let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let address = taken.local_addr().unwrap().to_string();
     let failure = program(&["--listen", &address]).output().unwrap();

@@ -47,7 +47,7 @@ pub struct Mesh {
     strays: u64,
     restarts: BTreeMap<Reason, u64>,
     random: Random,
-    /// Peers whose WireGuard moves bytes.
+    /// Peers whose path is watched closely.
     busy: u32,
 }
 
@@ -135,6 +135,11 @@ impl Mesh {
                 self.with_peer(id, now, |peer, cx| peer.routed(endpoint, cx));
             }
             Input::Tcp(input) => self.tcp(input, now),
+            Input::Resumed => {
+                self.each_peer(now, |peer, cx| peer.resumed(cx));
+                self.ask_again(now);
+            }
+            Input::NetworkHint => self.ask_again(now),
             Input::Restart { interface, peer } => {
                 if let Some(index) = self.index(&interface) {
                     let id = PeerId {
@@ -311,6 +316,17 @@ impl Mesh {
         if let Some(interface) = self.interfaces.get_mut(&index) {
             interface.regather(&addresses, &self.servers, &self.settings, now.instant);
             self.gather(index, now);
+        }
+    }
+
+    /// Asks all STUN servers once more; what they said before holds until they say something else.
+    fn ask_again(&mut self, now: Now) {
+        let indices: Vec<u32> = self.interfaces.keys().copied().collect();
+        for index in indices {
+            if let Some(interface) = self.interfaces.get_mut(&index) {
+                interface.gather.ask_again(now.instant);
+                self.gather(index, now);
+            }
         }
     }
 

@@ -72,7 +72,7 @@ impl Driver {
     }
 }
 
-const fn shown(state: BackendState) -> wice_bus::BackendState {
+pub(super) const fn shown(state: BackendState) -> wice_bus::BackendState {
     match state {
         BackendState::Connecting => wice_bus::BackendState::Connecting,
         BackendState::Connected => wice_bus::BackendState::Up,

@@ -37,6 +37,10 @@ const SEND: Duration = Duration::from_secs(30);
 /// How long a client may take to read the goodbye.
 const GOODBYE: Duration = Duration::from_secs(2);
 
+/// Bytes that a connection reads at once, and keeps room for while it is idle; a longer frame takes what it needs. The library's
+/// own 128 KiB would be most of what a client costs.
+const READ_BUFFER: usize = 4 * 1024;
+
 /// Bytes that one mailbox takes in a subscription, generously.
 const BYTES_PER_MAILBOX: usize = 64;
 
@@ -92,6 +96,7 @@ pub(super) async fn upgrade(
     let longest = longest_frame(&app);
     let asked = asked_host(&uri, &headers);
     Ok(upgrade
+        .read_buffer_size(READ_BUFFER)
         .max_message_size(longest)
         .max_frame_size(longest)
         .on_upgrade(move |socket| async move {

@@ -49,6 +49,11 @@ impl Node {
             .collect()
     }
 
+    /// Starts one alone with more arguments.
+    pub fn start_with(arguments: &[&str]) -> Self {
+        Self::with(free_ports(1)[0], arguments)
+    }
+
     fn with(port: u16, arguments: &[&str]) -> Self {
         static NUMBER: AtomicU32 = AtomicU32::new(0);
         let number = NUMBER.fetch_add(1, Ordering::Relaxed);

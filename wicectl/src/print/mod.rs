@@ -5,6 +5,7 @@ pub(crate) mod event;
 pub(crate) mod explain;
 pub(crate) mod json;
 pub(crate) mod manual;
+pub(crate) mod netcheck;
 pub(crate) mod status;
 pub(crate) mod style;
 pub(crate) mod units;

@@ -187,7 +187,7 @@ impl Conduit {
 }
 
 /// Opens a UDP socket that is connected to a server: it receives from there only, and hears that nobody is there.
-pub(super) fn datagram_socket(server: SocketAddr, fwmark: u32) -> io::Result<Socket> {
+pub(in crate::net) fn datagram_socket(server: SocketAddr, fwmark: u32) -> io::Result<Socket> {
     let socket = Socket::new(
         Domain::for_address(server),
         Type::DGRAM.nonblocking(),

@@ -6,6 +6,7 @@ mod conduit;
 mod establish;
 mod interface;
 mod link;
+mod probe;
 mod problem;
 mod route;
 mod server;
@@ -28,6 +29,8 @@ use wice_core::key::PublicKey;
 use wice_core::relay::{RelayOrder, Relayed};
 use wice_core::server::{IceServer, ServerKind, ServerUrl};
 
+pub(super) use conduit::datagram_socket;
+pub(super) use probe::{Probed, probe};
 pub(crate) use status::{RelayState, RelayStatus};
 use thread::Thread;
 

@@ -1,6 +1,8 @@
 //! `wice-e2e`: the end-to-end suites. Each case is a process of its own with a lab of its own and a deadline, so that no
 //! case can spoil or outlast another.
 
+mod dbus;
+mod explain;
 mod fleet;
 mod handover;
 mod input;
@@ -11,6 +13,7 @@ mod lab_relay;
 mod life;
 mod mailbox;
 mod metrics;
+mod netcheck;
 mod path;
 mod relay;
 mod relay_trouble;
@@ -86,6 +89,9 @@ fn main() -> ExitCode {
         secrets::cases(),
         kubernetes::cases(),
         tcp::cases(),
+        netcheck::cases(),
+        dbus::cases(),
+        explain::cases(),
     ]
     .into_iter()
     .flatten()
