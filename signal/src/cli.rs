@@ -70,6 +70,10 @@ pub(crate) struct Cli {
         value_parser = clap::value_parser!(u64).range(0..=3600))]
     drain: u64,
 
+    /// Serve metrics for Prometheus here, at /metrics, to whoever can connect: without TLS and without the token.
+    #[arg(long, value_name = "ADDR:PORT")]
+    metrics: Option<SocketAddr>,
+
     /// How much is logged, to the journal under systemd and else to standard error.
     #[arg(long, value_name = "LEVEL", default_value = "info")]
     pub(crate) log_level: LogLevel,
@@ -160,6 +164,7 @@ impl Cli {
             trusted_proxies: self.trusted_proxy,
             token,
             store: self.store.options()?,
+            metrics: self.metrics,
             limits: Limits {
                 expiry: Duration::from_secs(self.limits.expiry),
                 drain: Duration::from_secs(self.drain),

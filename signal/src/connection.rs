@@ -17,6 +17,7 @@ use tokio::time::{sleep, timeout};
 use tracing::{trace, warn};
 
 use crate::limit::{Slot, Slots, Source};
+use crate::metrics::Metrics;
 use crate::proxy::Proxies;
 use crate::stop::Stop;
 use crate::tls::Tls;
@@ -44,6 +45,7 @@ pub(crate) struct Door {
     pub(crate) tls: Option<Tls>,
     pub(crate) slots: Slots,
     pub(crate) proxies: Proxies,
+    pub(crate) metrics: Metrics,
 }
 
 /// Whose request it is; an extension of every request.
@@ -106,6 +108,7 @@ pub(crate) async fn accept(listener: TcpListener, door: Door, stop: Stop) {
             Ok(slot) => slot,
             Err(exceeded) => {
                 trace!(%peer, ?exceeded, "connection refused: too many");
+                door.metrics.refused("connections");
                 continue;
             }
         };

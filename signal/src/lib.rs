@@ -7,6 +7,7 @@ mod api;
 mod connection;
 mod limit;
 mod mailbox;
+mod metrics;
 mod options;
 mod problem;
 mod proxy;

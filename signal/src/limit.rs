@@ -153,6 +153,11 @@ impl Shares {
         *self.each.entry(source).or_default() += 1;
     }
 
+    /// How many are counted.
+    pub(crate) const fn held(&self) -> usize {
+        self.total
+    }
+
     /// Counts `count` fewer.
     pub(crate) fn remove(&mut self, source: Source, count: usize) {
         let Some(held) = self.each.get_mut(&source) else {
@@ -206,6 +211,13 @@ impl Slots {
             slots: self.clone(),
             source,
         }
+    }
+}
+
+impl Slots {
+    /// How many are taken.
+    pub(crate) fn held(&self) -> usize {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).held()
     }
 }
 

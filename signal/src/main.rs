@@ -104,6 +104,9 @@ async fn serve(cli: Cli) -> anyhow::Result<()> {
     for address in server.turn_tls_addrs() {
         info!("listening on turns:{address}");
     }
+    if let Some(address) = server.metrics_addr() {
+        info!("metrics are served at http://{address}/metrics");
+    }
     relays(
         &server.relay_addrs(),
         server.turn_addrs().is_empty() && server.turn_tls_addrs().is_empty(),

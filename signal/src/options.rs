@@ -33,6 +33,8 @@ pub struct Options {
     pub token: Option<Token>,
     /// Share the mailboxes with other servers; else they are in memory.
     pub store: Option<NatsOptions>,
+    /// Where metrics are served for Prometheus, without TLS and token; nowhere unless it is said.
+    pub metrics: Option<SocketAddr>,
     /// Bounds on what clients may use.
     pub limits: Limits,
 }

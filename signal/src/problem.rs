@@ -9,6 +9,7 @@ use axum::response::{IntoResponse, Response};
 use serde::Serialize;
 
 use crate::mailbox::InvalidMailbox;
+use crate::metrics::Code;
 use crate::store::Refused;
 
 /// One error: over HTTP a problem document, over WebSocket an `error` operation.
@@ -135,6 +136,7 @@ impl IntoResponse for Problem {
         };
         let body = serde_json::to_vec(&document).expect("strings and a number become JSON");
         let mut response = (self.status, body).into_response();
+        response.extensions_mut().insert(Code(self.code));
         let headers = response.headers_mut();
         let kind = HeaderValue::from_static("application/problem+json");
         headers.insert(CONTENT_TYPE, kind);

@@ -15,6 +15,7 @@ use tracing::{info, warn};
 use crate::api::{App, TurnUrls, router};
 use crate::connection::{Door, accept};
 use crate::limit::{Rate, Slots};
+use crate::metrics::{self, Metrics, READERS};
 use crate::options::Options;
 use crate::proxy::Proxies;
 use crate::stop::Stopper;
@@ -38,6 +39,7 @@ pub struct Server {
     turn: Option<Turn>,
     tls: Option<Tls>,
     store: Arc<Store>,
+    metrics: Option<(TcpListener, SocketAddr)>,
     options: Options,
 }
 
@@ -145,6 +147,15 @@ impl Server {
             let bound = listener.local_addr().map_err(failed)?;
             listeners.push((listener, bound));
         }
+        let metrics = match options.metrics {
+            None => None,
+            Some(address) => {
+                let failed = |source| ServerError::Listen { address, source };
+                let listener = TcpListener::bind(address).await.map_err(failed)?;
+                let bound = listener.local_addr().map_err(failed)?;
+                Some((listener, bound))
+            }
+        };
         let mut stun = Vec::new();
         for &address in &options.stun {
             let failed = |source| ServerError::Stun { address, source };
@@ -161,6 +172,7 @@ impl Server {
             turn,
             tls,
             store: Arc::new(store),
+            metrics,
             options,
         })
     }
@@ -196,6 +208,11 @@ impl Server {
             .unwrap_or_default()
     }
 
+    /// Where metrics are served, with the real port.
+    pub fn metrics_addr(&self) -> Option<SocketAddr> {
+        self.metrics.as_ref().map(|(_, address)| *address)
+    }
+
     /// A handle that replaces the certificate while the server runs; `None` without TLS.
     pub fn tls(&self) -> Option<Tls> {
         self.tls.clone()
@@ -210,6 +227,7 @@ impl Server {
             turn,
             tls,
             store,
+            metrics: metrics_listener,
             options,
         } = self;
         let limits = options.limits.clone();
@@ -225,6 +243,7 @@ impl Server {
         let slots = Slots::new(limits.connections, limits.connections_per_address);
 
         let proxies = Proxies::new(options.trusted_proxies);
+        let metrics = Metrics::new();
         let router = router(Arc::new(App {
             proxies: proxies.clone(),
             behind_proxies: Slots::new(limits.connections, limits.connections_per_address),
@@ -237,10 +256,18 @@ impl Server {
                 tls: turn.tls_addresses(),
                 issuer: turn.issuer(),
             }),
+            metrics: metrics.clone(),
             limits,
         }));
         let relaying = turn
-            .map(|turn| turn.start(tls.clone(), Arc::clone(&stun_rate), slots.clone()))
+            .map(|turn| {
+                turn.start(
+                    tls.clone(),
+                    Arc::clone(&stun_rate),
+                    slots.clone(),
+                    metrics.clone(),
+                )
+            })
             .transpose()
             .map_err(ServerError::TurnThread)?;
         // A set aborts its tasks when it is dropped.
@@ -254,6 +281,17 @@ impl Server {
                 tls: tls.clone(),
                 slots: slots.clone(),
                 proxies: proxies.clone(),
+                metrics: metrics.clone(),
+            };
+            tasks.spawn(accept(listener, door, stopper.stop()));
+        }
+        if let Some((listener, _)) = metrics_listener {
+            let door = Door {
+                router: metrics::router(metrics.clone(), Arc::clone(&store), slots.clone()),
+                tls: None,
+                slots: Slots::new(READERS, READERS),
+                proxies: Proxies::default(),
+                metrics: Metrics::new(),
             };
             tasks.spawn(accept(listener, door, stopper.stop()));
         }

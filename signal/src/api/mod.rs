@@ -20,6 +20,7 @@ use axum::{Extension, Router};
 
 use crate::connection::Client;
 use crate::limit::{Rate, Slots, Source};
+use crate::metrics::{Metrics, observe};
 use crate::options::Limits;
 use crate::problem::Problem;
 use crate::proxy::Proxies;
@@ -38,6 +39,7 @@ pub(crate) struct App {
     pub(crate) behind_proxies: Slots,
     pub(crate) stun: Vec<SocketAddr>,
     pub(crate) turn: Option<TurnUrls>,
+    pub(crate) metrics: Metrics,
     pub(crate) limits: Limits,
 }
 
@@ -78,6 +80,7 @@ pub(crate) fn router(app: Arc<App>) -> Router {
         .fallback(unknown)
         .method_not_allowed_fallback(wrong_method)
         .layer(from_fn(note))
+        .layer(from_fn_with_state(app.metrics.clone(), observe))
         .with_state(app)
 }
 

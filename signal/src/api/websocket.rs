@@ -21,6 +21,7 @@ use super::App;
 use super::servers::{IceServer, asked_host, ice_servers};
 use crate::connection::Client;
 use crate::mailbox::{InvalidMailbox, Mailbox, Message};
+use crate::metrics::Direction;
 use crate::problem::Problem;
 use crate::store::Watch;
 use crate::turn::User;
@@ -100,6 +101,7 @@ pub(super) async fn upgrade(
         .max_frame_size(longest)
         .on_upgrade(move |socket| async move {
             let stop = client.stop.clone();
+            let _open = app.metrics.websocket();
             let session = Session {
                 watch: app.store.watch(client.source),
                 app,
@@ -280,6 +282,9 @@ impl Session {
                     Ok(written) => written.kept().await,
                     Err(refused) => Err(refused),
                 };
+                self.app
+                    .metrics
+                    .messages(Direction::In, usize::from(kept.is_ok()));
                 kept.map_err(|error| about(error.into()))
             }
             Request::Withdraw { mailbox } => {
@@ -311,6 +316,7 @@ impl Session {
                     message: &message.text,
                 };
                 self.send(&reply).await?;
+                self.app.metrics.messages(Direction::Out, 1);
             }
         }
         Ok(())
@@ -321,6 +327,7 @@ impl Session {
         problem: &Problem,
         mailbox: Option<Mailbox>,
     ) -> Result<(), Closed> {
+        self.app.metrics.refused(problem.code());
         let reply = Reply::Error {
             code: problem.code(),
             detail: problem.detail(),

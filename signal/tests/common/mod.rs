@@ -32,6 +32,7 @@ pub struct Running {
     pub scheme: &'static str,
     pub http: SocketAddr,
     pub stun: Vec<SocketAddr>,
+    pub metrics: Option<SocketAddr>,
     pub turn: Vec<SocketAddr>,
     pub turn_tls: Vec<SocketAddr>,
     pub client: reqwest::Client,
@@ -62,6 +63,7 @@ impl Running {
         let (stop, stopped) = oneshot::channel();
         let http = server.local_addrs()[0];
         let stun = server.stun_addrs();
+        let metrics = server.metrics_addr();
         let turn = server.turn_addrs();
         let turn_tls = server.turn_tls_addrs();
         let task = tokio::spawn(server.run(async {
@@ -71,6 +73,7 @@ impl Running {
             scheme: "http",
             http,
             stun,
+            metrics,
             turn,
             turn_tls,
             client: client(),
