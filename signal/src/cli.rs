@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use clap::Parser;
 use ipnet::IpNet;
-use wice_signal::{Limits, Options, SecretError, StoreFileError, TlsFiles, Token, TokenError};
+use wice_signal::{Limits, Options, SecretError, StoreFileError, TlsFiles, TokenError, Tokens};
 
 use crate::log::LogLevel;
 
@@ -60,8 +60,8 @@ pub(crate) struct Cli {
     #[arg(long, value_name = "ADDR:PORT")]
     stun: Vec<SocketAddr>,
 
-    /// Ask clients for the bearer token in this file [default: the systemd credential signaling-token, if there is
-    /// one; else none is asked for].
+    /// Ask clients for a bearer token in this file, which has one a line [default: the systemd credential
+    /// signaling-token, if there is one; else none is asked for]. Each may have limits of its own.
     #[arg(long, value_name = "FILE")]
     token_file: Option<PathBuf>,
 
@@ -113,6 +113,15 @@ struct LimitFlags {
         value_parser = clap::value_parser!(u32).range(1..))]
     requests_per_minute: u32,
 
+    /// Requests with one token in a minute.
+    #[arg(long, value_name = "COUNT", default_value_t = Limits::default().requests_per_minute_per_token,
+        value_parser = clap::value_parser!(u32).range(1..))]
+    requests_per_minute_per_token: u32,
+
+    /// Requests and WebSockets under way with one token.
+    #[arg(long, value_name = "COUNT", default_value_t = Limits::default().connections_per_token)]
+    connections_per_token: usize,
+
     /// Mailboxes that clients wait for at the same time, in all.
     #[arg(long, value_name = "COUNT", default_value_t = Limits::default().subscriptions)]
     subscriptions: usize,
@@ -144,9 +153,9 @@ pub(crate) enum InvalidOptions {
 impl Cli {
     /// What the server is made of, with token and secret read.
     pub(crate) fn options(self) -> Result<Options, InvalidOptions> {
-        let token = match (&self.token_file, credential("signaling-token")) {
-            (Some(file), _) => Some(Token::read(file)?),
-            (None, Some(file)) => Some(Token::read(&file)?),
+        let tokens = match (&self.token_file, credential("signaling-token")) {
+            (Some(file), _) => Some(Tokens::read(file)?),
+            (None, Some(file)) => Some(Tokens::read(&file)?),
             (None, None) => None,
         };
         let listen = if self.listen.is_empty() {
@@ -162,7 +171,7 @@ impl Cli {
             stun: self.stun,
             turn: self.turn.options()?,
             trusted_proxies: self.trusted_proxy,
-            token,
+            tokens,
             store: self.store.options()?,
             metrics: self.metrics,
             limits: Limits {
@@ -171,6 +180,8 @@ impl Cli {
                 mailboxes: self.limits.mailboxes,
                 mailboxes_per_address: self.limits.mailboxes_per_address,
                 requests_per_minute: self.limits.requests_per_minute,
+                requests_per_minute_per_token: self.limits.requests_per_minute_per_token,
+                connections_per_token: self.limits.connections_per_token,
                 subscriptions: self.limits.subscriptions,
                 subscriptions_per_address: self.limits.subscriptions_per_address,
                 connections: self.limits.connections,

@@ -21,6 +21,7 @@ use crate::metrics::Metrics;
 use crate::proxy::Proxies;
 use crate::stop::Stop;
 use crate::tls::Tls;
+use crate::token::TokenId;
 
 /// From the connection to its first request, and for a TLS handshake within.
 const FIRST_REQUEST: Duration = Duration::from_secs(20);
@@ -53,12 +54,16 @@ pub(crate) struct Door {
 pub(crate) struct Client {
     /// Whom it counts for.
     pub(crate) source: Source,
+    /// Which token it has shown.
+    pub(crate) token: Option<TokenId>,
     /// When to end.
     pub(crate) stop: Stop,
     /// The connection's place among all, which a WebSocket keeps when HTTP is done.
     _slot: Arc<Slot>,
     /// The place of a request among those of its client, where a proxy handed it on.
     _behind: Option<Arc<Slot>>,
+    /// The place of a request among those with its token.
+    _shown: Option<Arc<Slot<TokenId>>>,
     /// The connection is a proxy's: the request's headers say whose it is.
     pub(crate) by_proxy: bool,
     spoke: Arc<AtomicBool>,
@@ -70,6 +75,15 @@ impl Client {
         Self {
             source,
             _behind: Some(Arc::new(slot)),
+            ..self
+        }
+    }
+
+    /// The same request, with the token that it has shown and its place among those with it.
+    pub(crate) fn with_token(self, token: TokenId, slot: Slot<TokenId>) -> Self {
+        Self {
+            token: Some(token),
+            _shown: Some(Arc::new(slot)),
             ..self
         }
     }
@@ -116,7 +130,9 @@ pub(crate) async fn accept(listener: TcpListener, door: Door, stop: Stop) {
             source,
             stop: stop.clone(),
             _slot: Arc::new(slot),
+            token: None,
             _behind: None,
+            _shown: None,
             by_proxy,
             spoke: Arc::default(),
         };

@@ -80,7 +80,7 @@ async fn serve(cli: Cli) -> anyhow::Result<()> {
         options.listen.clear();
     }
     let drain = options.limits.drain;
-    let has_token = options.token.is_some();
+    let has_token = options.tokens.is_some();
     let server = match Server::bind_beside(inherited, options.clone()).await {
         // A machine without IPv6 has no [::].
         Err(ServerError::Listen { source, .. }) if default_address && no_ipv6(&source) => {

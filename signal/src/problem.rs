@@ -52,17 +52,18 @@ impl Problem {
         Self::new(StatusCode::PAYLOAD_TOO_LARGE, "too-large", detail)
     }
 
-    /// The address asks too often.
-    pub(crate) fn too_many_requests(wait: Duration) -> Self {
-        let detail = "too many requests from this address; wait as long as Retry-After says";
+    /// The client of this address, or with this token, asks too often.
+    pub(crate) fn too_many_requests(whose: &str, wait: Duration) -> Self {
+        let detail = format!("too many requests of this {whose}; wait as long as Retry-After says");
         let mut problem = Self::new(StatusCode::TOO_MANY_REQUESTS, "rate-limited", detail);
         problem.retry_after = Some(wait);
         problem
     }
 
-    /// The address has too many requests under way.
-    pub(crate) fn too_many_connections() -> Self {
-        let detail = "this address has as many requests under way as one may; end some, or wait";
+    /// The clients of this address, or with this token, have too many requests under way.
+    pub(crate) fn too_many_connections(whose: &str) -> Self {
+        let detail =
+            format!("this {whose} has as many requests under way as one may; end some, or wait");
         let mut problem = Self::new(
             StatusCode::TOO_MANY_REQUESTS,
             "too-many-connections",

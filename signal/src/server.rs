@@ -239,6 +239,7 @@ impl Server {
         let stopper = Stopper::new(limits.drain, goodbyes);
         let now = Instant::now();
         let rate = Arc::new(Rate::new(limits.requests_per_minute, now));
+        let token_rate = Arc::new(Rate::new(limits.requests_per_minute_per_token, now));
         let stun_rate = Arc::new(Rate::new(limits.stun_per_minute, now));
         let slots = Slots::new(limits.connections, limits.connections_per_address);
 
@@ -249,7 +250,9 @@ impl Server {
             behind_proxies: Slots::new(limits.connections, limits.connections_per_address),
             store: Arc::clone(&store),
             rate: Arc::clone(&rate),
-            token: options.token,
+            tokens: options.tokens,
+            token_rate: Arc::clone(&token_rate),
+            with_token: Slots::new(usize::MAX, limits.connections_per_token),
             stun: stun.iter().map(StunSocket::address).collect(),
             turn: turn.as_ref().map(|turn| TurnUrls {
                 plain: turn.addresses(),
@@ -302,6 +305,7 @@ impl Server {
                 let now = ticks.tick().await.into_std();
                 store.sweep(now);
                 rate.sweep(now);
+                token_rate.sweep(now);
                 stun_rate.sweep(now);
             }
         });

@@ -25,7 +25,7 @@ use crate::options::Limits;
 use crate::problem::Problem;
 use crate::proxy::Proxies;
 use crate::store::Store;
-use crate::token::Token;
+use crate::token::{TokenId, Tokens};
 pub(crate) use servers::TurnUrls;
 
 /// What the handlers share.
@@ -33,7 +33,10 @@ pub(crate) use servers::TurnUrls;
 pub(crate) struct App {
     pub(crate) store: Arc<Store>,
     pub(crate) rate: Arc<Rate>,
-    pub(crate) token: Option<Token>,
+    pub(crate) tokens: Option<Tokens>,
+    pub(crate) token_rate: Arc<Rate<TokenId>>,
+    /// Requests under way with each token.
+    pub(crate) with_token: Slots<TokenId>,
     pub(crate) proxies: Proxies,
     /// Requests under way of clients that come through a proxy, as connections of others are counted.
     pub(crate) behind_proxies: Slots,
@@ -41,6 +44,23 @@ pub(crate) struct App {
     pub(crate) turn: Option<TurnUrls>,
     pub(crate) metrics: Metrics,
     pub(crate) limits: Limits,
+}
+
+impl App {
+    /// Counts one request or operation of a client, or says how long it is to wait.
+    fn take(&self, client: &Client) -> Result<(), Problem> {
+        let wait = self.rate.take(client.source, Instant::now());
+        wait.map_err(|wait| Problem::too_many_requests("address", wait))?;
+        self.take_token(client.token)
+    }
+
+    fn take_token(&self, token: Option<TokenId>) -> Result<(), Problem> {
+        let Some(token) = token else {
+            return Ok(());
+        };
+        let wait = self.token_rate.take(token, Instant::now());
+        wait.map_err(|wait| Problem::too_many_requests("token", wait))
+    }
 }
 
 /// The description of this interface, kept by hand next to the code that it describes.
@@ -141,7 +161,7 @@ async fn attribute(
     {
         let source = Source::from(address);
         let slot = app.behind_proxies.take(source);
-        let slot = slot.map_err(|_| Problem::too_many_connections())?;
+        let slot = slot.map_err(|_| Problem::too_many_connections("address"))?;
         request
             .extensions_mut()
             .insert(client.behind_proxy(source, slot));
@@ -155,28 +175,38 @@ async fn limit(
     request: Request,
     next: Next,
 ) -> Result<Response, Problem> {
-    app.rate
-        .take(client.source, Instant::now())
-        .map_err(Problem::too_many_requests)?;
+    app.take(&client)?;
     Ok(next.run(request).await)
 }
 
 async fn authorize(
     State(app): State<Arc<App>>,
-    request: Request,
+    Extension(client): Extension<Client>,
+    mut request: Request,
     next: Next,
 ) -> Result<Response, Problem> {
-    if let Some(token) = &app.token {
-        let given = request.headers().get(AUTHORIZATION);
-        let given = given.and_then(|value| bearer(value.as_bytes()));
+    let Some(tokens) = &app.tokens else {
+        return Ok(next.run(request).await);
+    };
+    let given = request.headers().get(AUTHORIZATION);
+    let given = given.and_then(|value| bearer(value.as_bytes()));
+    let Some(token) = given.and_then(|given| tokens.find(given)) else {
         let detail = match given {
-            Some(given) if token.matches(given) => return Ok(next.run(request).await),
-            Some(_) => "the bearer token is not the one of this server",
+            Some(_) => "the bearer token is not one of this server's",
             None => "this server asks for a token: send Authorization: Bearer TOKEN",
         };
-        let problem = Problem::new(StatusCode::UNAUTHORIZED, "unauthorized", detail);
-        return Err(problem);
-    }
+        return Err(Problem::new(
+            StatusCode::UNAUTHORIZED,
+            "unauthorized",
+            detail,
+        ));
+    };
+    app.take_token(Some(token))?;
+    let slot = app.with_token.take(token);
+    let slot = slot.map_err(|_| Problem::too_many_connections("token"))?;
+    request
+        .extensions_mut()
+        .insert(client.with_token(token, slot));
     Ok(next.run(request).await)
 }
 

@@ -231,8 +231,8 @@ impl Session {
             // Pings are answered below this layer, and a close ends the stream.
             Frame::Ping(_) | Frame::Pong(_) | Frame::Close(_) => return Ok(()),
         };
-        if let Err(wait) = self.app.rate.take(self.client.source, Instant::now()) {
-            return self.complain(&Problem::too_many_requests(wait), None).await;
+        if let Err(problem) = self.app.take(&self.client) {
+            return self.complain(&problem, None).await;
         }
         let request = match serde_json::from_str(text.as_str()) {
             Ok(request) => request,
