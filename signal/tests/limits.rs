@@ -12,6 +12,8 @@ use serde_json::json;
 use tokio::io::AsyncReadExt;
 use tokio::net::TcpStream;
 use tokio::time::sleep;
+use tokio_tungstenite::connect_async;
+use tokio_tungstenite::tungstenite::client::IntoClientRequest;
 use wice_signal::{Limits, Options, Tokens};
 
 async fn start(limits: Limits) -> Running {
@@ -158,26 +160,20 @@ async fn each_token_has_as_much_under_way_as_it_may() {
         },
     )
     .await;
-    let poll = |token: &str| {
-        let request = server
-            .client
-            .post(server.url("/v1/poll"))
-            .bearer_auth(token);
-        request
-            .json(&json!({"wait": 60, "mailboxes": {TWO: null}}))
-            .send()
-    };
-    let waiting = tokio::spawn(poll("first"));
-    // Until the poll has arrived, there is room.
-    soon(async {
-        while put_with(&server, "first").await.status() != StatusCode::TOO_MANY_REQUESTS {
-            sleep(Duration::from_millis(10)).await;
-        }
-    })
-    .await;
+    // The WebSocket is there once it is answered for, and as long as its client holds it.
+    let url = format!("ws://{}/v1/websocket", server.http);
+    let mut request = url.into_client_request().unwrap();
+    for (name, value) in [
+        ("sec-websocket-protocol", "wice.1"),
+        ("authorization", "Bearer first"),
+    ] {
+        request.headers_mut().insert(name, value.parse().unwrap());
+    }
+    let (held, _) = soon(connect_async(request)).await.unwrap();
+    refused(&put_with(&server, "first").await);
     let other = put_with(&server, "second").await;
     assert_eq!(other.status(), StatusCode::NO_CONTENT);
-    waiting.abort();
+    drop(held);
     soon(async {
         while put_with(&server, "first").await.status() != StatusCode::NO_CONTENT {
             sleep(Duration::from_millis(10)).await;
