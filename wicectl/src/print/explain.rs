@@ -131,7 +131,7 @@ pub(crate) fn json(interface: &Interface, peer: &Peer, explanation: &Explanation
         pairs: explanation.pairs.iter().map(pair_fields).collect(),
         findings: explanation.findings.iter().map(|it| it.word()).collect(),
     };
-    let text = serde_json::to_string_pretty(&document).expect("plain data becomes JSON");
+    let text = super::json_pretty(&document);
     format!("{text}\n")
 }
 

@@ -70,12 +70,12 @@ pub(crate) struct CandidateFields<'a> {
 
 /// The document without a line break in it.
 pub(crate) fn status(snapshot: &Snapshot) -> String {
-    serde_json::to_string(&document(snapshot)).expect("plain data becomes JSON")
+    super::json_line(&document(snapshot))
 }
 
 /// The document, indented.
 pub(crate) fn status_pretty(snapshot: &Snapshot) -> String {
-    serde_json::to_string_pretty(&document(snapshot)).expect("plain data becomes JSON")
+    super::json_pretty(&document(snapshot))
 }
 
 fn document(snapshot: &Snapshot) -> Document<'_> {

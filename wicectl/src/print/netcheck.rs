@@ -216,7 +216,7 @@ pub(crate) fn json(check: &NetCheck) -> String {
         servers: check.servers.iter().map(server_fields).collect(),
         backends: check.backends.iter().map(json::backend).collect(),
     };
-    let text = serde_json::to_string_pretty(&document).expect("plain data becomes JSON");
+    let text = super::json_pretty(&document);
     format!("{text}\n")
 }
 

@@ -114,7 +114,7 @@ fn peer(peer: &Peer, style: Style, now: u64) -> String {
     if let (Some(local), Some(remote)) = (&peer.local_candidate, &peer.remote_candidate) {
         let path = format!(
             "{}, {} to {}",
-            peer.packet_path,
+            escape(&peer.packet_path),
             candidate(local),
             candidate(remote)
         );
