@@ -78,9 +78,9 @@ install-files:
 	install -d -m 0755 $(DESTDIR)/etc/wice
 	test -e $(DESTDIR)/etc/wice/wice.toml || install -m 0644 packaging/wice.toml $(DESTDIR)/etc/wice/wice.toml
 	test -e $(DESTDIR)/etc/wice/signal.env || install -m 0644 packaging/signal.env $(DESTDIR)/etc/wice/signal.env
-	install -D -m 0644 -t $(SHARE)/doc/wice README.md CHANGELOG.md docs/dbus.md docs/protocol.md
-	install -D -m 0644 -t $(SHARE)/doc/wice/examples packaging/examples/*
-	install -D -m 0644 -t $(SHARE)/doc/wice-signal docs/protocol.md
+	install -D -m 0644 -t $(SHARE)/doc/wice README.md CHANGELOG.md docs/dbus.md docs/metrics.md docs/protocol.md
+	install -D -m 0644 -t $(SHARE)/doc/wice/examples packaging/examples/* packaging/prometheus/*
+	install -D -m 0644 -t $(SHARE)/doc/wice-signal docs/metrics.md docs/protocol.md
 
 install-notices:
 	install -D -m 0644 -t $(SHARE)/doc/wice target/package/notices/wice/*

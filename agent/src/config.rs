@@ -3,6 +3,7 @@
 //! Says what is wrong in terms of files and keys; decides nothing about peers.
 
 use std::collections::BTreeMap;
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
 use glob::Pattern;
@@ -52,6 +53,8 @@ pub(crate) struct Config {
     pub(crate) servers: Vec<IceServer>,
     /// What the core decides by.
     pub(crate) settings: Settings,
+    /// Where Prometheus reads how the agent fares; nowhere unless it is said.
+    pub(crate) metrics: Option<SocketAddr>,
     /// What was understood but has no effect in this version.
     pub(crate) warnings: Vec<String>,
 }
@@ -90,8 +93,9 @@ impl Config {
         for server in ice.servers.unwrap_or_default() {
             servers.push(ice_server(server, &mut warnings)?);
         }
-        if file.metrics.is_some_and(|metrics| metrics.listen.is_some()) {
-            warnings.push("[metrics] listen is ignored: this version serves no metrics yet".into());
+        let metrics = file.metrics.and_then(|metrics| metrics.listen);
+        if metrics.is_some() && !cfg!(feature = "metrics") {
+            warnings.push("[metrics] listen is ignored: this build serves no metrics".into());
         }
         let excluded = match ice.exclude_interfaces {
             Some(patterns) => patterns,
@@ -123,6 +127,7 @@ impl Config {
             token: token(signaling.token_file.as_deref())?,
             servers,
             settings,
+            metrics,
             warnings,
         })
     }

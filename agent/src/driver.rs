@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
 use tokio::sync::mpsc;
+use tokio::task::AbortHandle;
 use tracing::{debug, error, info, warn};
 use wice_core::io::{Input, LocalAddress, Now, Output};
 use wice_core::mesh::Mesh;
@@ -15,13 +16,17 @@ use wice_core::server::IceServer;
 
 use crate::config::Config;
 use crate::dbus::{self, Command};
+use crate::host::{self, Host};
 use crate::kernel::Kernel;
 use crate::logging::causes;
+use crate::metrics::Metrics;
 use crate::net::{Relays, Streams, StunPort};
 use crate::signaling::{self, BackendConfig, BackendState, Signaling};
 use crate::systemd;
 
+mod check;
 mod errands;
+mod figures;
 mod relays;
 mod resolve;
 mod show;
@@ -42,7 +47,11 @@ pub(crate) struct Driver {
     streams: Streams,
     signaling: Signaling,
     bus: dbus::Service,
+    metrics: Metrics,
+    host: Host,
     resolver: Resolver,
+    /// A check of the network that somebody asked for.
+    check: Option<AbortHandle>,
     /// Servers that the configuration names.
     servers: Vec<IceServer>,
     events: mpsc::Receiver<signaling::Event>,
@@ -82,6 +91,8 @@ impl Driver {
         let bus = dbus::Service::start(command_sender, env!("WICE_VERSION"));
         let mut seed = [0; 32];
         getrandom::fill(&mut seed)?;
+        let mut metrics = Metrics::new();
+        metrics.listen(config.metrics);
         for warning in &config.warnings {
             warn!("{warning}");
         }
@@ -98,7 +109,10 @@ impl Driver {
             streams: Streams::default(),
             signaling,
             bus,
+            metrics,
+            host: Host::start(),
             resolver: Resolver::default(),
+            check: None,
             servers: config.servers,
             events,
             commands,
@@ -155,6 +169,8 @@ impl Driver {
                 event = self.relays.next() => self.relay_event(event),
                 input = self.streams.next() => self.input(Input::Tcp(input)),
                 servers = self.resolver.next() => self.input(Input::StunServers(servers)),
+                scrape = self.metrics.next() => scrape.answer(&self.figures()),
+                event = self.host.next() => self.host_event(event),
                 () = sleep_until(next) => {}
             }
             if self
@@ -211,6 +227,27 @@ impl Driver {
         self.show_backends();
     }
 
+    /// Lets everything that may have changed unseen be looked at again.
+    fn host_event(&mut self, event: host::Event) {
+        match event {
+            host::Event::Resumed => {
+                info!("the machine has slept: checks every path, asks every server again");
+                self.signaling.network_changed();
+                self.relays.network_changed();
+                self.input(Input::Resumed);
+                for name in self.names.values() {
+                    self.errands.dump(name);
+                }
+            }
+            host::Event::NetworkHint => {
+                debug!("the network may be another one: asks the servers again");
+                self.relays.network_changed();
+                self.input(Input::NetworkHint);
+            }
+        }
+        self.servers_changed();
+    }
+
     fn command(&mut self, command: Command) {
         match command {
             Command::Restart {
@@ -232,6 +269,7 @@ impl Driver {
             } => {
                 let _ = reply.send(self.mesh.explain(&interface, &peer, now()));
             }
+            Command::NetCheck { patience, reply } => self.check_network(patience, reply),
             Command::Reload { reply } => {
                 let _ = reply.send(self.reload());
             }
@@ -260,6 +298,7 @@ impl Driver {
         for warning in &config.warnings {
             warn!("{warning}");
         }
+        self.metrics.listen(config.metrics);
         self.servers = config.servers;
         self.servers_changed();
         self.input(Input::Settings(config.settings));

@@ -6,7 +6,8 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use clap::Parser;
-use wice_signal::{Limits, Options, SecretError, StoreFileError, TlsFiles, Token, TokenError};
+use ipnet::IpNet;
+use wice_signal::{Limits, Options, SecretError, StoreFileError, TlsFiles, TokenError, Tokens};
 
 use crate::log::LogLevel;
 
@@ -50,12 +51,17 @@ pub(crate) struct Cli {
     #[arg(long, value_name = "FILE", requires = "tls_cert")]
     tls_key: Option<PathBuf>,
 
+    /// Believe reverse proxies in this network (an address, or CIDR) when they say whose request they hand on, in
+    /// X-Forwarded-For, so that limits count their clients and not them. May be repeated.
+    #[arg(long, value_name = "CIDR", value_parser = network)]
+    trusted_proxy: Vec<IpNet>,
+
     /// Answer STUN binding requests here, over UDP. May be repeated; the usual port is 3478.
     #[arg(long, value_name = "ADDR:PORT")]
     stun: Vec<SocketAddr>,
 
-    /// Ask clients for the bearer token in this file [default: the systemd credential signaling-token, if there is
-    /// one; else none is asked for].
+    /// Ask clients for a bearer token in this file, which has one a line [default: the systemd credential
+    /// signaling-token, if there is one; else none is asked for]. Each may have limits of its own.
     #[arg(long, value_name = "FILE")]
     token_file: Option<PathBuf>,
 
@@ -63,6 +69,10 @@ pub(crate) struct Cli {
     #[arg(long, value_name = "SECONDS", default_value_t = Limits::default().drain.as_secs(),
         value_parser = clap::value_parser!(u64).range(0..=3600))]
     drain: u64,
+
+    /// Serve metrics for Prometheus here, at /metrics, to whoever can connect: without TLS and without the token.
+    #[arg(long, value_name = "ADDR:PORT")]
+    metrics: Option<SocketAddr>,
 
     /// How much is logged, to the journal under systemd and else to standard error.
     #[arg(long, value_name = "LEVEL", default_value = "info")]
@@ -98,10 +108,31 @@ struct LimitFlags {
     #[arg(long, value_name = "COUNT", default_value_t = Limits::default().mailboxes_per_address)]
     mailboxes_per_address: usize,
 
-    /// Requests from one address in a minute; behind a reverse proxy all clients share one address.
+    /// Requests from one address in a minute; see --trusted-proxy where clients come through one.
     #[arg(long, value_name = "COUNT", default_value_t = Limits::default().requests_per_minute,
         value_parser = clap::value_parser!(u32).range(1..))]
     requests_per_minute: u32,
+
+    /// Requests with one token in a minute.
+    #[arg(long, value_name = "COUNT", default_value_t = Limits::default().requests_per_minute_per_token,
+        value_parser = clap::value_parser!(u32).range(1..))]
+    requests_per_minute_per_token: u32,
+
+    /// Requests and WebSockets under way with one token.
+    #[arg(long, value_name = "COUNT", default_value_t = Limits::default().connections_per_token)]
+    connections_per_token: usize,
+
+    /// Mailboxes that clients wait for at the same time, in all.
+    #[arg(long, value_name = "COUNT", default_value_t = Limits::default().subscriptions)]
+    subscriptions: usize,
+
+    /// Mailboxes that clients of one address wait for at the same time.
+    #[arg(long, value_name = "COUNT", default_value_t = Limits::default().subscriptions_per_address)]
+    subscriptions_per_address: usize,
+
+    /// TCP connections at the same time, in all; each is an open file.
+    #[arg(long, value_name = "COUNT", default_value_t = Limits::default().connections)]
+    connections: usize,
 
     /// TCP connections from one address at the same time.
     #[arg(long, value_name = "COUNT", default_value_t = Limits::default().connections_per_address)]
@@ -122,9 +153,9 @@ pub(crate) enum InvalidOptions {
 impl Cli {
     /// What the server is made of, with token and secret read.
     pub(crate) fn options(self) -> Result<Options, InvalidOptions> {
-        let token = match (&self.token_file, credential("signaling-token")) {
-            (Some(file), _) => Some(Token::read(file)?),
-            (None, Some(file)) => Some(Token::read(&file)?),
+        let tokens = match (&self.token_file, credential("signaling-token")) {
+            (Some(file), _) => Some(Tokens::read(file)?),
+            (None, Some(file)) => Some(Tokens::read(&file)?),
             (None, None) => None,
         };
         let listen = if self.listen.is_empty() {
@@ -139,19 +170,34 @@ impl Cli {
             tls: tls.map(|(cert, key)| TlsFiles { cert, key }),
             stun: self.stun,
             turn: self.turn.options()?,
-            token,
+            trusted_proxies: self.trusted_proxy,
+            tokens,
             store: self.store.options()?,
+            metrics: self.metrics,
             limits: Limits {
                 expiry: Duration::from_secs(self.limits.expiry),
                 drain: Duration::from_secs(self.drain),
                 mailboxes: self.limits.mailboxes,
                 mailboxes_per_address: self.limits.mailboxes_per_address,
                 requests_per_minute: self.limits.requests_per_minute,
+                requests_per_minute_per_token: self.limits.requests_per_minute_per_token,
+                connections_per_token: self.limits.connections_per_token,
+                subscriptions: self.limits.subscriptions,
+                subscriptions_per_address: self.limits.subscriptions_per_address,
+                connections: self.limits.connections,
                 connections_per_address: self.limits.connections_per_address,
                 ..Limits::default()
             },
         })
     }
+}
+
+/// Reads a network, or one address as the network of itself.
+fn network(text: &str) -> Result<IpNet, String> {
+    let address = text.parse::<IpAddr>().map(IpNet::from);
+    text.parse::<IpNet>().or(address).map_err(|_| {
+        format!("{text:?} is no network: write 192.0.2.7, 10.0.0.0/8 or 2001:db8::/32")
+    })
 }
 
 /// The file of this name among systemd's credentials, if the unit was given one.

@@ -17,8 +17,11 @@ use tokio::time::{sleep, timeout};
 use tracing::{trace, warn};
 
 use crate::limit::{Slot, Slots, Source};
+use crate::metrics::Metrics;
+use crate::proxy::Proxies;
 use crate::stop::Stop;
 use crate::tls::Tls;
+use crate::token::TokenId;
 
 /// From the connection to its first request, and for a TLS handshake within.
 const FIRST_REQUEST: Duration = Duration::from_secs(20);
@@ -42,6 +45,8 @@ pub(crate) struct Door {
     pub(crate) router: Router,
     pub(crate) tls: Option<Tls>,
     pub(crate) slots: Slots,
+    pub(crate) proxies: Proxies,
+    pub(crate) metrics: Metrics,
 }
 
 /// Whose request it is; an extension of every request.
@@ -49,14 +54,40 @@ pub(crate) struct Door {
 pub(crate) struct Client {
     /// Whom it counts for.
     pub(crate) source: Source,
+    /// Which token it has shown.
+    pub(crate) token: Option<TokenId>,
     /// When to end.
     pub(crate) stop: Stop,
     /// The connection's place among all, which a WebSocket keeps when HTTP is done.
     _slot: Arc<Slot>,
+    /// The place of a request among those of its client, where a proxy handed it on.
+    _behind: Option<Arc<Slot>>,
+    /// The place of a request among those with its token.
+    _shown: Option<Arc<Slot<TokenId>>>,
+    /// The connection is a proxy's: the request's headers say whose it is.
+    pub(crate) by_proxy: bool,
     spoke: Arc<AtomicBool>,
 }
 
 impl Client {
+    /// The same connection with a request of somebody else's, who has a place too.
+    pub(crate) fn behind_proxy(self, source: Source, slot: Slot) -> Self {
+        Self {
+            source,
+            _behind: Some(Arc::new(slot)),
+            ..self
+        }
+    }
+
+    /// The same request, with the token that it has shown and its place among those with it.
+    pub(crate) fn with_token(self, token: TokenId, slot: Slot<TokenId>) -> Self {
+        Self {
+            token: Some(token),
+            _shown: Some(Arc::new(slot)),
+            ..self
+        }
+    }
+
     /// Notes that a whole request head has arrived.
     pub(crate) fn spoke(&self) {
         self.spoke.store(true, Ordering::Relaxed);
@@ -81,10 +112,17 @@ pub(crate) async fn accept(listener: TcpListener, door: Door, stop: Stop) {
             }
         };
         let source = Source::from(peer.ip());
-        let slot = match door.slots.take(source) {
+        let by_proxy = door.proxies.contains(peer.ip());
+        let slot = if by_proxy {
+            door.slots.take_of_all(source)
+        } else {
+            door.slots.take(source)
+        };
+        let slot = match slot {
             Ok(slot) => slot,
             Err(exceeded) => {
                 trace!(%peer, ?exceeded, "connection refused: too many");
+                door.metrics.refused("connections");
                 continue;
             }
         };
@@ -92,6 +130,10 @@ pub(crate) async fn accept(listener: TcpListener, door: Door, stop: Stop) {
             source,
             stop: stop.clone(),
             _slot: Arc::new(slot),
+            token: None,
+            _behind: None,
+            _shown: None,
+            by_proxy,
             spoke: Arc::default(),
         };
         let door = door.clone();

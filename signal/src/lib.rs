@@ -7,8 +7,10 @@ mod api;
 mod connection;
 mod limit;
 mod mailbox;
+mod metrics;
 mod options;
 mod problem;
+mod proxy;
 mod server;
 mod stop;
 mod store;
@@ -24,5 +26,5 @@ pub use options::{
 pub use server::{Server, ServerError};
 pub use store::NatsError;
 pub use tls::{Tls, TlsError};
-pub use token::{InvalidToken, Token, TokenError};
+pub use token::{InvalidToken, Token, TokenError, Tokens};
 pub use turn::{InvalidSecret, Secret, SecretError};

@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::fmt;
+use std::hash::Hash;
 use std::net::{IpAddr, Ipv6Addr};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -25,11 +26,11 @@ impl fmt::Display for Source {
     }
 }
 
-/// A token bucket per source: `per_minute` at once, refilled at that rate.
+/// A token bucket per source, or per whatever else is counted: `per_minute` at once, refilled at that rate.
 #[derive(Debug)]
-pub(crate) struct Rate {
+pub(crate) struct Rate<K = Source> {
     per_minute: f64,
-    table: Mutex<Table>,
+    table: Mutex<Table<K>>,
 }
 
 /// Sources that are told apart; those beyond share one bucket, so that a flood from ever new
@@ -37,8 +38,8 @@ pub(crate) struct Rate {
 const SOURCES: usize = 65_536;
 
 #[derive(Debug)]
-struct Table {
-    buckets: HashMap<Source, Bucket>,
+struct Table<K> {
+    buckets: HashMap<K, Bucket>,
     overflow: Bucket,
 }
 
@@ -48,7 +49,7 @@ struct Bucket {
     at: Instant,
 }
 
-impl Rate {
+impl<K: Copy + Eq + Hash> Rate<K> {
     /// Allows `per_minute` requests a minute.
     pub(crate) fn new(per_minute: u32, now: Instant) -> Self {
         let per_minute = f64::from(per_minute.max(1));
@@ -65,7 +66,7 @@ impl Rate {
     }
 
     /// Takes one request from the source's bucket, or says how long it takes until there is one.
-    pub(crate) fn take(&self, source: Source, now: Instant) -> Result<(), Duration> {
+    pub(crate) fn take(&self, source: K, now: Instant) -> Result<(), Duration> {
         let mut table = self.table.lock().unwrap_or_else(PoisonError::into_inner);
         let full = table.buckets.len() >= SOURCES;
         let bucket = if full && !table.buckets.contains_key(&source) {
@@ -103,11 +104,11 @@ impl Rate {
 
 /// Counts something that sources hold at the same time, up to a bound each and a bound in all.
 #[derive(Debug)]
-pub(crate) struct Shares {
+pub(crate) struct Shares<K = Source> {
     total_limit: usize,
     each_limit: usize,
     total: usize,
-    each: HashMap<Source, usize>,
+    each: HashMap<K, usize>,
 }
 
 /// Which bound was reached.
@@ -119,7 +120,7 @@ pub(crate) enum Exceeded {
     Each,
 }
 
-impl Shares {
+impl<K: Copy + Eq + Hash> Shares<K> {
     /// Allows `total_limit` in all and `each_limit` a source.
     pub(crate) fn new(total_limit: usize, each_limit: usize) -> Self {
         Self {
@@ -131,7 +132,7 @@ impl Shares {
     }
 
     /// Counts `count` more, all or none.
-    pub(crate) fn add(&mut self, source: Source, count: usize) -> Result<(), Exceeded> {
+    pub(crate) fn add(&mut self, source: K, count: usize) -> Result<(), Exceeded> {
         if count == 0 {
             return Ok(());
         }
@@ -148,13 +149,18 @@ impl Shares {
     }
 
     /// Counts one more, whatever the bounds are: it is held already, and somebody else let it pass.
-    pub(crate) fn add_anyway(&mut self, source: Source) {
+    pub(crate) fn add_anyway(&mut self, source: K) {
         self.total += 1;
         *self.each.entry(source).or_default() += 1;
     }
 
+    /// How many are counted.
+    pub(crate) const fn held(&self) -> usize {
+        self.total
+    }
+
     /// Counts `count` fewer.
-    pub(crate) fn remove(&mut self, source: Source, count: usize) {
+    pub(crate) fn remove(&mut self, source: K, count: usize) {
         let Some(held) = self.each.get_mut(&source) else {
             return;
         };
@@ -169,33 +175,54 @@ impl Shares {
 
 /// Open connections. A [`Slot`] is one, and gives itself back.
 #[derive(Debug, Clone)]
-pub(crate) struct Slots(Arc<Mutex<Shares>>);
+pub(crate) struct Slots<K: Copy + Eq + Hash = Source>(Arc<Mutex<Shares<K>>>);
 
 /// One of the [`Slots`].
 #[derive(Debug)]
-pub(crate) struct Slot {
-    slots: Slots,
-    source: Source,
+pub(crate) struct Slot<K: Copy + Eq + Hash = Source> {
+    slots: Slots<K>,
+    source: K,
 }
 
-impl Slots {
+impl<K: Copy + Eq + Hash> Slots<K> {
     /// Allows `total` in all and `each` a source.
     pub(crate) fn new(total: usize, each: usize) -> Self {
         Self(Arc::new(Mutex::new(Shares::new(total, each))))
     }
 
     /// Takes a slot, if the source may have one more.
-    pub(crate) fn take(&self, source: Source) -> Result<Slot, Exceeded> {
+    pub(crate) fn take(&self, source: K) -> Result<Slot<K>, Exceeded> {
         let mut shares = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         shares.add(source, 1)?;
-        Ok(Slot {
+        Ok(self.slot(source))
+    }
+
+    /// Takes a slot whatever the source has, if there is one at all.
+    pub(crate) fn take_of_all(&self, source: K) -> Result<Slot<K>, Exceeded> {
+        let mut shares = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if shares.total >= shares.total_limit {
+            return Err(Exceeded::Total);
+        }
+        shares.add_anyway(source);
+        Ok(self.slot(source))
+    }
+
+    fn slot(&self, source: K) -> Slot<K> {
+        Slot {
             slots: self.clone(),
             source,
-        })
+        }
     }
 }
 
-impl Drop for Slot {
+impl<K: Copy + Eq + Hash> Slots<K> {
+    /// How many are taken.
+    pub(crate) fn held(&self) -> usize {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).held()
+    }
+}
+
+impl<K: Copy + Eq + Hash> Drop for Slot<K> {
     fn drop(&mut self) {
         let mut shares = self.slots.0.lock().unwrap_or_else(PoisonError::into_inner);
         shares.remove(self.source, 1);

@@ -12,6 +12,7 @@ use std::time::Duration;
 use anyhow::Context;
 use clap::{CommandFactory, Parser};
 use nix::errno::Errno;
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use sd_notify::NotifyState;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::oneshot;
@@ -32,12 +33,24 @@ fn main() -> ExitCode {
         eprintln!("wice-signal: cannot log: {error}");
         return ExitCode::FAILURE;
     }
+    raise_open_files();
     match serve(cli) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             error!("{error:#}");
             ExitCode::FAILURE
         }
+    }
+}
+
+/// Every client is an open file, and the usual 1,024 are few: takes as many as the system allows this process.
+fn raise_open_files() {
+    let raised = getrlimit(Resource::RLIMIT_NOFILE)
+        .and_then(|(_, most)| setrlimit(Resource::RLIMIT_NOFILE, most, most));
+    if let Err(error) = raised {
+        warn!(
+            "cannot raise the number of open files (RLIMIT_NOFILE): {error}; many clients need more"
+        );
     }
 }
 
@@ -67,7 +80,7 @@ async fn serve(cli: Cli) -> anyhow::Result<()> {
         options.listen.clear();
     }
     let drain = options.limits.drain;
-    let has_token = options.token.is_some();
+    let has_token = options.tokens.is_some();
     let server = match Server::bind_beside(inherited, options.clone()).await {
         // A machine without IPv6 has no [::].
         Err(ServerError::Listen { source, .. }) if default_address && no_ipv6(&source) => {
@@ -90,6 +103,9 @@ async fn serve(cli: Cli) -> anyhow::Result<()> {
     }
     for address in server.turn_tls_addrs() {
         info!("listening on turns:{address}");
+    }
+    if let Some(address) = server.metrics_addr() {
+        info!("metrics are served at http://{address}/metrics");
     }
     relays(
         &server.relay_addrs(),

@@ -5,7 +5,9 @@ use std::ops::RangeInclusive;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use crate::token::Token;
+use ipnet::IpNet;
+
+use crate::token::Tokens;
 use crate::turn::Secret;
 
 mod nats;
@@ -25,10 +27,14 @@ pub struct Options {
     pub stun: Vec<SocketAddr>,
     /// A TURN server, if there is to be one.
     pub turn: Option<TurnOptions>,
-    /// What a client must present, if anything.
-    pub token: Option<Token>,
+    /// The reverse proxies that say whose requests they hand on.
+    pub trusted_proxies: Vec<IpNet>,
+    /// What a client must present one of, if anything.
+    pub tokens: Option<Tokens>,
     /// Share the mailboxes with other servers; else they are in memory.
     pub store: Option<NatsOptions>,
+    /// Where metrics are served for Prometheus, without TLS and token; nowhere unless it is said.
+    pub metrics: Option<SocketAddr>,
     /// Bounds on what clients may use.
     pub limits: Limits,
 }
@@ -136,6 +142,10 @@ pub struct Limits {
     pub subscribers_per_mailbox: usize,
     /// Requests and WebSocket operations from one address in a minute; as many may come at once.
     pub requests_per_minute: u32,
+    /// Requests and WebSocket operations with one token in a minute; as many may come at once.
+    pub requests_per_minute_per_token: u32,
+    /// Requests and WebSockets under way with one token.
+    pub connections_per_token: usize,
     /// STUN requests answered to one address in a minute. Sources of UDP can be forged, so this
     /// bounds what can be reflected at a victim.
     pub stun_per_minute: u32,
@@ -162,6 +172,8 @@ impl Default for Limits {
             subscriptions_per_address: 20_000,
             subscribers_per_mailbox: 32,
             requests_per_minute: 12_000,
+            requests_per_minute_per_token: 1_200_000,
+            connections_per_token: 10_000,
             stun_per_minute: 1_200,
             connections: 10_000,
             connections_per_address: 500,

@@ -9,6 +9,7 @@ use axum::response::{IntoResponse, Response};
 use serde::Serialize;
 
 use crate::mailbox::InvalidMailbox;
+use crate::metrics::Code;
 use crate::store::Refused;
 
 /// One error: over HTTP a problem document, over WebSocket an `error` operation.
@@ -51,11 +52,24 @@ impl Problem {
         Self::new(StatusCode::PAYLOAD_TOO_LARGE, "too-large", detail)
     }
 
-    /// The address asks too often.
-    pub(crate) fn too_many_requests(wait: Duration) -> Self {
-        let detail = "too many requests from this address; wait as long as Retry-After says";
+    /// The client of this address, or with this token, asks too often.
+    pub(crate) fn too_many_requests(whose: &str, wait: Duration) -> Self {
+        let detail = format!("too many requests of this {whose}; wait as long as Retry-After says");
         let mut problem = Self::new(StatusCode::TOO_MANY_REQUESTS, "rate-limited", detail);
         problem.retry_after = Some(wait);
+        problem
+    }
+
+    /// The clients of this address, or with this token, have too many requests under way.
+    pub(crate) fn too_many_connections(whose: &str) -> Self {
+        let detail =
+            format!("this {whose} has as many requests under way as one may; end some, or wait");
+        let mut problem = Self::new(
+            StatusCode::TOO_MANY_REQUESTS,
+            "too-many-connections",
+            detail,
+        );
+        problem.retry_after = Some(Duration::from_secs(10));
         problem
     }
 
@@ -123,6 +137,7 @@ impl IntoResponse for Problem {
         };
         let body = serde_json::to_vec(&document).expect("strings and a number become JSON");
         let mut response = (self.status, body).into_response();
+        response.extensions_mut().insert(Code(self.code));
         let headers = response.headers_mut();
         let kind = HeaderValue::from_static("application/problem+json");
         headers.insert(CONTENT_TYPE, kind);

@@ -6,6 +6,7 @@ use std::net::{self, IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use socket2::SockRef;
 use tokio::net::TcpListener;
 use tokio::task::JoinSet;
 use tokio::time::{MissedTickBehavior, interval};
@@ -14,7 +15,9 @@ use tracing::{info, warn};
 use crate::api::{App, TurnUrls, router};
 use crate::connection::{Door, accept};
 use crate::limit::{Rate, Slots};
+use crate::metrics::{self, Metrics, READERS};
 use crate::options::Options;
+use crate::proxy::Proxies;
 use crate::stop::Stopper;
 use crate::store::{NatsError, Store};
 use crate::stun::StunSocket;
@@ -24,6 +27,10 @@ use crate::turn::{Turn, Unbound};
 /// How often what expired is dropped: much less than any expiry, and one sorted set to look at.
 const SWEEP: Duration = Duration::from_secs(1);
 
+/// Connections that may wait to be accepted: after a restart all clients come at once, and a connection that finds no room is
+/// tried again only after a second. The system's own bound (net.core.somaxconn) may be lower.
+const BACKLOG: i32 = 4_096;
+
 /// A server that has its sockets and does not answer yet.
 #[derive(Debug)]
 pub struct Server {
@@ -32,6 +39,7 @@ pub struct Server {
     turn: Option<Turn>,
     tls: Option<Tls>,
     store: Arc<Store>,
+    metrics: Option<(TcpListener, SocketAddr)>,
     options: Options,
 }
 
@@ -135,9 +143,19 @@ impl Server {
         for &address in &options.listen {
             let failed = |source| ServerError::Listen { address, source };
             let listener = TcpListener::bind(address).await.map_err(failed)?;
+            SockRef::from(&listener).listen(BACKLOG).map_err(failed)?;
             let bound = listener.local_addr().map_err(failed)?;
             listeners.push((listener, bound));
         }
+        let metrics = match options.metrics {
+            None => None,
+            Some(address) => {
+                let failed = |source| ServerError::Listen { address, source };
+                let listener = TcpListener::bind(address).await.map_err(failed)?;
+                let bound = listener.local_addr().map_err(failed)?;
+                Some((listener, bound))
+            }
+        };
         let mut stun = Vec::new();
         for &address in &options.stun {
             let failed = |source| ServerError::Stun { address, source };
@@ -154,6 +172,7 @@ impl Server {
             turn,
             tls,
             store: Arc::new(store),
+            metrics,
             options,
         })
     }
@@ -189,6 +208,11 @@ impl Server {
             .unwrap_or_default()
     }
 
+    /// Where metrics are served, with the real port.
+    pub fn metrics_addr(&self) -> Option<SocketAddr> {
+        self.metrics.as_ref().map(|(_, address)| *address)
+    }
+
     /// A handle that replaces the certificate while the server runs; `None` without TLS.
     pub fn tls(&self) -> Option<Tls> {
         self.tls.clone()
@@ -203,6 +227,7 @@ impl Server {
             turn,
             tls,
             store,
+            metrics: metrics_listener,
             options,
         } = self;
         let limits = options.limits.clone();
@@ -214,23 +239,38 @@ impl Server {
         let stopper = Stopper::new(limits.drain, goodbyes);
         let now = Instant::now();
         let rate = Arc::new(Rate::new(limits.requests_per_minute, now));
+        let token_rate = Arc::new(Rate::new(limits.requests_per_minute_per_token, now));
         let stun_rate = Arc::new(Rate::new(limits.stun_per_minute, now));
         let slots = Slots::new(limits.connections, limits.connections_per_address);
 
+        let proxies = Proxies::new(options.trusted_proxies);
+        let metrics = Metrics::new();
         let router = router(Arc::new(App {
+            proxies: proxies.clone(),
+            behind_proxies: Slots::new(limits.connections, limits.connections_per_address),
             store: Arc::clone(&store),
             rate: Arc::clone(&rate),
-            token: options.token,
+            tokens: options.tokens,
+            token_rate: Arc::clone(&token_rate),
+            with_token: Slots::new(usize::MAX, limits.connections_per_token),
             stun: stun.iter().map(StunSocket::address).collect(),
             turn: turn.as_ref().map(|turn| TurnUrls {
                 plain: turn.addresses(),
                 tls: turn.tls_addresses(),
                 issuer: turn.issuer(),
             }),
+            metrics: metrics.clone(),
             limits,
         }));
         let relaying = turn
-            .map(|turn| turn.start(tls.clone(), Arc::clone(&stun_rate), slots.clone()))
+            .map(|turn| {
+                turn.start(
+                    tls.clone(),
+                    Arc::clone(&stun_rate),
+                    slots.clone(),
+                    metrics.clone(),
+                )
+            })
             .transpose()
             .map_err(ServerError::TurnThread)?;
         // A set aborts its tasks when it is dropped.
@@ -243,6 +283,18 @@ impl Server {
                 router: router.clone(),
                 tls: tls.clone(),
                 slots: slots.clone(),
+                proxies: proxies.clone(),
+                metrics: metrics.clone(),
+            };
+            tasks.spawn(accept(listener, door, stopper.stop()));
+        }
+        if let Some((listener, _)) = metrics_listener {
+            let door = Door {
+                router: metrics::router(metrics.clone(), Arc::clone(&store), slots.clone()),
+                tls: None,
+                slots: Slots::new(READERS, READERS),
+                proxies: Proxies::default(),
+                metrics: Metrics::new(),
             };
             tasks.spawn(accept(listener, door, stopper.stop()));
         }
@@ -253,6 +305,7 @@ impl Server {
                 let now = ticks.tick().await.into_std();
                 store.sweep(now);
                 rate.sweep(now);
+                token_rate.sweep(now);
                 stun_rate.sweep(now);
             }
         });

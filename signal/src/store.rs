@@ -15,7 +15,7 @@ use crate::limit::Source;
 use crate::mailbox::{Mailbox, Message};
 use crate::options::{Limits, NatsOptions};
 use memory::Memory;
-pub(crate) use memory::Watch;
+pub(crate) use memory::{Figures, Watch};
 use nats::Nats;
 pub use nats::NatsError;
 
@@ -125,6 +125,11 @@ impl Store {
     /// Why reads and writes are not served now, if so.
     pub(crate) fn unready(&self) -> Option<String> {
         self.nats.as_ref()?.unready()
+    }
+
+    /// What is held, in numbers.
+    pub(crate) fn figures(&self) -> Figures {
+        self.memory.figures()
     }
 
     /// Drops what has expired.

@@ -1,6 +1,6 @@
-//! The bearer token that a private server asks for.
+//! The bearer tokens that a private server asks for.
 //!
-//! Reads it and compares it; never prints it.
+//! Reads them and compares them; never prints one.
 
 use std::fmt;
 use std::fs;
@@ -24,19 +24,6 @@ impl Token {
         Ok(Self(Zeroizing::new(text.to_owned())))
     }
 
-    /// Reads the token from a file that holds nothing else.
-    pub fn read(path: &Path) -> Result<Self, TokenError> {
-        let text = fs::read_to_string(path).map(Zeroizing::new);
-        let text = text.map_err(|source| TokenError::Read {
-            path: path.to_owned(),
-            source,
-        })?;
-        Self::new(&text).map_err(|source| TokenError::Invalid {
-            path: path.to_owned(),
-            source,
-        })
-    }
-
     /// The token itself, for whoever asks this server for it.
     pub(crate) fn expose(&self) -> &str {
         &self.0
@@ -53,6 +40,56 @@ impl Token {
     }
 }
 
+/// Which of the tokens of a server.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(crate) struct TokenId(usize);
+
+/// The tokens that a server takes: one for each group of clients that is to have limits of its own.
+#[derive(Debug, Clone)]
+pub struct Tokens(Vec<Token>);
+
+impl From<Token> for Tokens {
+    fn from(token: Token) -> Self {
+        Self(vec![token])
+    }
+}
+
+impl Tokens {
+    /// Reads the tokens from a file that holds nothing else, one a line.
+    pub fn read(path: &Path) -> Result<Self, TokenError> {
+        let text = fs::read_to_string(path).map(Zeroizing::new);
+        let text = text.map_err(|source| TokenError::Read {
+            path: path.to_owned(),
+            source,
+        })?;
+        let lines = text.trim().lines().map(str::trim);
+        let lines = lines.filter(|line| !line.is_empty()).map(Token::new);
+        let tokens = lines.collect::<Result<Vec<_>, _>>();
+        tokens
+            .and_then(|tokens| {
+                if tokens.is_empty() {
+                    Err(InvalidToken)
+                } else {
+                    Ok(Self(tokens))
+                }
+            })
+            .map_err(|source| TokenError::Invalid {
+                path: path.to_owned(),
+                source,
+            })
+    }
+
+    /// Which token `given` is, if any. The time depends on the length of `given` and the number of tokens only.
+    pub(crate) fn find(&self, given: &[u8]) -> Option<TokenId> {
+        let matching = self
+            .0
+            .iter()
+            .enumerate()
+            .filter(|(_, token)| token.matches(given));
+        matching.fold(None, |found, (index, _)| found.or(Some(TokenId(index))))
+    }
+}
+
 impl fmt::Debug for Token {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("Token(…)")
@@ -61,7 +98,9 @@ impl fmt::Debug for Token {
 
 /// Text that cannot be a token.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("a token is one line of visible ASCII characters without spaces")]
+#[error(
+    "a token is one line of visible ASCII characters without spaces; there may be several, one a line"
+)]
 pub struct InvalidToken;
 
 /// A file that gives no token.
@@ -79,7 +118,7 @@ pub enum TokenError {
         source: io::Error,
     },
     /// The file holds something else.
-    #[error("{} holds no token: {source}", path.display())]
+    #[error("{} does not hold tokens alone: {source}", path.display())]
     Invalid {
         /// What was read.
         path: PathBuf,

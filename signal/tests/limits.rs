@@ -3,12 +3,18 @@
 
 mod common;
 
-use common::{ONE, Running, TWO, header, soon};
+use std::fs;
+use std::time::Duration;
+
+use common::{Folder, ONE, Running, TWO, header, soon};
 use reqwest::StatusCode;
 use serde_json::json;
 use tokio::io::AsyncReadExt;
 use tokio::net::TcpStream;
-use wice_signal::{Limits, Options};
+use tokio::time::sleep;
+use tokio_tungstenite::connect_async;
+use tokio_tungstenite::tungstenite::client::IntoClientRequest;
+use wice_signal::{Limits, Options, Tokens};
 
 async fn start(limits: Limits) -> Running {
     Running::start(Options {
@@ -102,4 +108,91 @@ async fn connections_beyond_the_limit_of_an_address_are_closed() {
     // A reset says the same as an end.
     let read = soon(second.read(&mut [0; 1])).await;
     assert!(matches!(read, Ok(0) | Err(_)));
+}
+
+/// A server that takes two tokens, `first` and `second`.
+async fn with_tokens(name: &str, limits: Limits) -> Running {
+    let folder = Folder::new(name);
+    let file = folder.0.join("tokens");
+    fs::write(&file, "first\n\nsecond\n").unwrap();
+    Running::start(Options {
+        tokens: Some(Tokens::read(&file).unwrap()),
+        limits,
+        ..Options::default()
+    })
+    .await
+}
+
+async fn put_with(server: &Running, token: &str) -> reqwest::Response {
+    let request = server.client.put(server.mailbox(ONE)).bearer_auth(token);
+    let request = request.header("content-type", "application/jose");
+    soon(request.body("sealed").send()).await.unwrap()
+}
+
+#[tokio::test]
+async fn each_token_has_requests_of_its_own() {
+    let server = with_tokens(
+        "requests",
+        Limits {
+            requests_per_minute_per_token: 2,
+            ..Limits::default()
+        },
+    )
+    .await;
+    for _ in 0..2 {
+        let answer = put_with(&server, "first").await;
+        assert_eq!(answer.status(), StatusCode::NO_CONTENT);
+    }
+    refused(&put_with(&server, "first").await);
+    let other = put_with(&server, "second").await;
+    assert_eq!(other.status(), StatusCode::NO_CONTENT);
+    let none = put_with(&server, "third").await;
+    assert_eq!(none.status(), StatusCode::UNAUTHORIZED);
+}
+
+#[tokio::test]
+async fn each_token_has_as_much_under_way_as_it_may() {
+    let server = with_tokens(
+        "connections",
+        Limits {
+            connections_per_token: 1,
+            ..Limits::default()
+        },
+    )
+    .await;
+    // The WebSocket is there once it is answered for, and as long as its client holds it.
+    let url = format!("ws://{}/v1/websocket", server.http);
+    let mut request = url.into_client_request().unwrap();
+    for (name, value) in [
+        ("sec-websocket-protocol", "wice.1"),
+        ("authorization", "Bearer first"),
+    ] {
+        request.headers_mut().insert(name, value.parse().unwrap());
+    }
+    let (held, _) = soon(connect_async(request)).await.unwrap();
+    refused(&put_with(&server, "first").await);
+    let other = put_with(&server, "second").await;
+    assert_eq!(other.status(), StatusCode::NO_CONTENT);
+    drop(held);
+    soon(async {
+        while put_with(&server, "first").await.status() != StatusCode::NO_CONTENT {
+            sleep(Duration::from_millis(10)).await;
+        }
+    })
+    .await;
+}
+
+#[test]
+fn a_file_without_a_token_is_an_error_that_says_what_one_is() {
+    let folder = Folder::new("no-tokens");
+    let file = folder.0.join("tokens");
+    for text in ["", "\n \n", "first\ntwo words\n"] {
+        fs::write(&file, text).unwrap();
+        let error = Tokens::read(&file).unwrap_err();
+        let said = format!("{error}");
+        assert!(
+            said.contains("tokens") && said.contains("one a line"),
+            "{said}"
+        );
+    }
 }

@@ -188,7 +188,7 @@ async fn every_mistake_has_its_status_and_an_explanation() {
 #[tokio::test]
 async fn a_private_server_opens_to_its_token_only() {
     let options = Options {
-        token: Some(Token::new("correct-horse").unwrap()),
+        tokens: Some(Token::new("correct-horse").unwrap().into()),
         ..Options::default()
     };
     let server = Running::start(options).await;

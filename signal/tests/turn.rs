@@ -513,7 +513,7 @@ async fn credentials_are_told_to_who_may_have_them_and_renewed_in_time() {
     };
     let server = Running::start(Options {
         turn: Some(turn),
-        token: Some(wice_signal::Token::new("correct-horse").unwrap()),
+        tokens: Some(wice_signal::Token::new("correct-horse").unwrap().into()),
         ..Options::default()
     })
     .await;

@@ -178,7 +178,7 @@ async fn a_frame_beyond_all_bounds_is_answered_and_ends_the_connection() {
 #[tokio::test]
 async fn the_subprotocol_and_the_token_are_asked_for() {
     let options = Options {
-        token: Some(Token::new("correct-horse").unwrap()),
+        tokens: Some(Token::new("correct-horse").unwrap().into()),
         ..Options::default()
     };
     let server = Running::start(options).await;

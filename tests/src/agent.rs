@@ -30,6 +30,8 @@ pub struct Settings {
     pub policy: Option<&'static str>,
     /// The certification authority that the agent trusts, in PEM; what the system trusts where nothing is said.
     pub authority: Option<String>,
+    /// Where metrics are served, if anywhere.
+    pub metrics: Option<&'static str>,
 }
 
 impl Settings {
@@ -50,6 +52,7 @@ impl Settings {
             relays: Vec::new(),
             policy: None,
             authority: None,
+            metrics: None,
         }
     }
 
@@ -75,11 +78,15 @@ impl Settings {
             format!("{{ url = {url:?}, username = {username:?}, credential-file = {file:?} }}")
         }));
         let policy = self.policy.map(|policy| format!("policy = {policy:?}\n"));
+        let metrics = self
+            .metrics
+            .map(|listen| format!("\n[metrics]\nlisten = {listen:?}\n"));
         format!(
-            "[signaling]\nbackends = {:?}\n\n[ice]\nservers = [{}]\n{}",
+            "[signaling]\nbackends = {:?}\n\n[ice]\nservers = [{}]\n{}{}",
             self.backends,
             servers.join(", "),
-            policy.unwrap_or_default()
+            policy.unwrap_or_default(),
+            metrics.unwrap_or_default()
         )
     }
 

@@ -71,8 +71,29 @@ impl Coturn {
         certificate: Option<&Certificate>,
         more: &str,
     ) -> Result<Self> {
+        Self::at(
+            lab,
+            lab.server_addresses(Seat::Second),
+            login,
+            certificate,
+            more,
+        )
+    }
+
+    /// Starts the server at two addresses of its own of the lab's (first) family: it tells clients what their NAT does
+    /// (RFC 5780), and relays for its one user.
+    pub fn discovering(lab: &Lab) -> Result<Self> {
+        Self::at(lab, lab.more_server_addresses()?, Login::User, None, "")
+    }
+
+    fn at(
+        lab: &Lab,
+        addresses: Vec<IpAddr>,
+        login: Login,
+        certificate: Option<&Certificate>,
+        more: &str,
+    ) -> Result<Self> {
         let machine = lab.wan().clone();
-        let addresses = lab.server_addresses(Seat::Second);
         machine.write(
             CONFIGURATION,
             &configuration(&addresses, login, certificate, more),
@@ -89,6 +110,11 @@ impl Coturn {
     /// Returns what an agent needs to use the server at its first address.
     pub fn relay(&self, transport: Transport) -> Result<Relay> {
         self.relay_at(self.addresses[0], transport)
+    }
+
+    /// Returns the URL by which the server is asked for STUN, at its first address.
+    pub fn stun(&self) -> String {
+        format!("stun:{}", SocketAddr::new(self.addresses[0], PORTS.0))
     }
 
     /// Returns what an agent of the given address's family needs.

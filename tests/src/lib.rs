@@ -12,6 +12,7 @@ pub mod certificate;
 pub mod cluster;
 pub mod coturn;
 pub mod cut;
+pub mod document;
 pub mod iperf;
 pub mod namespace;
 pub mod nat;

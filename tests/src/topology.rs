@@ -117,6 +117,20 @@ impl Lab {
             .collect()
     }
 
+    /// Gives that machine `.3` and `.4` of the lab's (first) family, for a server that needs two addresses.
+    pub fn more_server_addresses(&self) -> Result<Vec<IpAddr>> {
+        let family = self.families[0];
+        let addresses = vec![wan_address(family, 3), wan_address(family, 4)];
+        let length = match family {
+            Family::V4 => "24 dev wan",
+            Family::V6 => "64 dev wan nodad",
+        };
+        for address in &addresses {
+            self.wan.ip(&format!("addr add {address}/{length}"))?;
+        }
+        Ok(addresses)
+    }
+
     /// Adds a router of the given kind, with an empty LAN of the lab's (first) family.
     pub fn router(&mut self, nat: Nat) -> Result<Router> {
         self.router_in(self.families[0], nat)

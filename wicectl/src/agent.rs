@@ -26,7 +26,8 @@ pub(crate) async fn connect_patiently() -> Result<Connection, Failure> {
     connect_within(PERSON_TIMEOUT).await
 }
 
-async fn connect_within(timeout: Duration) -> Result<Connection, Failure> {
+/// The same for what takes as long as the caller knows.
+pub(crate) async fn connect_within(timeout: Duration) -> Result<Connection, Failure> {
     Builder::system()
         .method_timeout(timeout)
         .build()

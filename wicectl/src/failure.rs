@@ -34,14 +34,15 @@ impl From<Exit> for ExitCode {
 pub(crate) enum Failure {
     /// There is no system bus.
     #[error(
-        "the agent cannot be reached: there is no system bus ({0}); install and start D-Bus (systemctl start dbus)"
+        "the agent cannot be reached: there is no system bus ({}); install and start D-Bus (systemctl start dbus)",
+        escape(&.0.to_string())
     )]
     NoBus(zbus::Error),
     /// Nobody owns the name.
     #[error("the agent is not running; start it with: systemctl start wice-agent")]
     NotRunning,
     /// The bus or the agent answered something unexpected.
-    #[error("the agent did not answer as expected: {0}")]
+    #[error("the agent did not answer as expected: {}", escape(&.0.to_string()))]
     Bus(zbus::Error),
     /// The agent refused.
     #[error("{0}")]

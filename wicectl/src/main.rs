@@ -47,6 +47,8 @@ enum Action {
     Wait(cmd::wait::Options),
     /// Pings a peer through the tunnel, and says by which path each reply came.
     Ping(cmd::ping::Options),
+    /// Checks what this network does to UDP, which servers answer, and whether direct paths are likely.
+    Netcheck(cmd::netcheck::Options),
     /// Explains a peer's path: both sides' addresses, every pair of them, and what would help.
     Explain(cmd::explain::Options),
     /// Makes the agent read its configuration again.
@@ -93,6 +95,7 @@ async fn run(arguments: Arguments) -> Result<(), Failure> {
         Some(Action::Monitor(options)) => cmd::monitor::run(&options, style).await,
         Some(Action::Wait(options)) => cmd::wait::run(&options).await,
         Some(Action::Ping(options)) => cmd::ping::run(&options, style).await,
+        Some(Action::Netcheck(options)) => cmd::netcheck::run(&options, style).await,
         Some(Action::Explain(options)) => cmd::explain::run(&options, style).await,
         Some(Action::Reload) => cmd::reload::run().await,
         Some(Action::Version) => cmd::version::run().await,

@@ -102,9 +102,12 @@ pub(crate) fn peer<'a>(
     }
 }
 
+/// How many of the peers that fit are listed: a screen's worth.
+const LISTED: usize = 20;
+
 fn ambiguous(text: &str, several: &[Found<'_>]) -> String {
     let mut message = format!("{:?} fits {} peers; say more:", escape(text), several.len());
-    for Found { interface, peer } in several {
+    for Found { interface, peer } in several.iter().take(LISTED) {
         message.push_str(
             format!(
                 "\n  {} {} {}",
@@ -114,6 +117,9 @@ fn ambiguous(text: &str, several: &[Found<'_>]) -> String {
             )
             .trim_end(),
         );
+    }
+    if let Some(more @ 1..) = several.len().checked_sub(LISTED) {
+        message.push_str(&format!("\n  and {more} more"));
     }
     message
 }

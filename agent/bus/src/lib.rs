@@ -5,6 +5,7 @@
 
 mod error;
 mod explanation;
+mod netcheck;
 mod number;
 pub mod path;
 mod proxy;
@@ -12,6 +13,9 @@ mod snapshot;
 
 pub use error::Error;
 pub use explanation::{Explanation, Pair};
+pub use netcheck::{
+    FamilyCheck, Filtering, Mapping, MappingMethod, NetCheck, NetFinding, ServerCheck, Udp, Verdict,
+};
 pub use number::{BackendState, Finding, PairState, Reason, RelayState, State};
 pub use proxy::{ManagerProxy, PathChanged, PeerProxy, StateChanged};
 pub use snapshot::{Backend, Candidate, Interface, Peer, Relay, Snapshot};

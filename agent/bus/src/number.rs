@@ -42,6 +42,8 @@ macro_rules! numbers {
     };
 }
 
+pub(crate) use numbers;
+
 numbers! {
     /// What a peer's session is doing: the property `State`.
     State {

@@ -30,6 +30,13 @@ pub trait Manager {
     /// The object of the peer with this public key (base64).
     #[zbus(no_autostart)]
     fn get_peer(&self, interface: &str, key: &str) -> Result<OwnedObjectPath, crate::Error>;
+
+    /// What this network does to UDP: [`crate::NetCheck::from_dictionary`] reads it. Takes seconds.
+    #[zbus(no_autostart)]
+    fn net_check(
+        &self,
+        options: HashMap<&str, Variant<'_>>,
+    ) -> Result<HashMap<String, OwnedVariant>, crate::Error>;
 }
 
 /// A peer's object.

@@ -63,6 +63,8 @@ struct Binding {
     sent: usize,
     transaction: u128,
     due: Option<Instant>,
+    /// One more round was asked for, whether or not mappings are kept alive.
+    again: bool,
 }
 
 /// A binding request to send.
@@ -117,6 +119,7 @@ impl Gather {
                 sent: 0,
                 transaction: 0,
                 due: Some(now),
+                again: false,
             });
         }
     }
@@ -163,6 +166,15 @@ impl Gather {
         self.refreshing = refreshing;
     }
 
+    /// Asks every server once more, at once. What is known stays until it answers something else.
+    pub fn ask_again(&mut self, now: Instant) {
+        for binding in self.bindings.values_mut() {
+            binding.sent = 0;
+            binding.again = true;
+            binding.due = Some(now);
+        }
+    }
+
     /// The requests that are due.
     pub fn handle_timeout(&mut self, now: Instant, random: &mut Random) -> Vec<Request> {
         let mut requests = Vec::new();
@@ -171,7 +183,7 @@ impl Gather {
                 continue;
             }
             let new_round = binding.finished && (binding.sent == 0 || binding.sent > RETRIES.len());
-            if new_round && !self.refreshing {
+            if new_round && !self.refreshing && !binding.again {
                 binding.due = None;
                 continue;
             }
@@ -179,6 +191,7 @@ impl Gather {
                 binding.sent = 0;
             }
             if binding.sent == 0 {
+                binding.again = false;
                 self.transactions.remove(&binding.transaction);
                 binding.transaction = random.random::<u128>() >> 32;
                 self.transactions
@@ -224,6 +237,7 @@ impl Gather {
             sent: 0,
             transaction: 0,
             due,
+            again: false,
         };
         Some(news)
     }

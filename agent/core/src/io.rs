@@ -66,6 +66,10 @@ pub enum Input {
     },
     /// Something about TCP streams between agents.
     Tcp(TcpInput),
+    /// The machine has slept, or was suspended: nothing is known of any path or mapping since.
+    Resumed,
+    /// Somebody says that the network is another one, though no address need have changed.
+    NetworkHint,
     /// A user asks for a new session with a peer.
     Restart {
         /// Name of the interface.

@@ -14,7 +14,7 @@ use crate::key::PublicKey;
 use crate::offer::Rejection;
 use crate::session::Random;
 use crate::settings::Settings;
-use crate::status::{InterfaceStatus, PeerStatus};
+use crate::status::{InterfaceStatus, PeerStatus, Reason};
 
 mod alarms;
 mod context;
@@ -44,8 +44,10 @@ pub struct Mesh {
     alarms: Alarms<Alarm>,
     outputs: VecDeque<Output>,
     rejected: BTreeMap<Rejection, u64>,
+    strays: u64,
+    restarts: BTreeMap<Reason, u64>,
     random: Random,
-    /// Peers whose WireGuard moves bytes.
+    /// Peers whose path is watched closely.
     busy: u32,
 }
 
@@ -76,6 +78,8 @@ impl Mesh {
             alarms: Alarms::default(),
             outputs: VecDeque::new(),
             rejected: BTreeMap::new(),
+            strays: 0,
+            restarts: BTreeMap::new(),
             random: Random::from_seed(seed),
             busy: 0,
         }
@@ -131,6 +135,11 @@ impl Mesh {
                 self.with_peer(id, now, |peer, cx| peer.routed(endpoint, cx));
             }
             Input::Tcp(input) => self.tcp(input, now),
+            Input::Resumed => {
+                self.each_peer(now, |peer, cx| peer.resumed(cx));
+                self.ask_again(now);
+            }
+            Input::NetworkHint => self.ask_again(now),
             Input::Restart { interface, peer } => {
                 if let Some(index) = self.index(&interface) {
                     let id = PeerId {
@@ -138,7 +147,7 @@ impl Mesh {
                         key: peer,
                     };
                     self.with_peer(id, now, |peer, cx| {
-                        peer.restart(crate::status::Reason::RestartRequested, cx);
+                        peer.restart(Reason::RestartRequested, cx);
                     });
                 }
             }
@@ -213,6 +222,16 @@ impl Mesh {
         &self.rejected
     }
 
+    /// How many STUN packets belonged to no peer and no question of ours.
+    pub const fn strays(&self) -> u64 {
+        self.strays
+    }
+
+    /// How often sessions were started anew, by reason; those of peers that are gone count as well.
+    pub const fn restarts(&self) -> &BTreeMap<Reason, u64> {
+        &self.restarts
+    }
+
     fn index(&self, name: &str) -> Option<u32> {
         self.interfaces
             .iter()
@@ -242,6 +261,8 @@ impl Mesh {
             None => {
                 if let Some(id) = self.routes.addressee(&packet.payload) {
                     self.with_peer(id, now, |peer, _| peer.packet(packet, now.instant));
+                } else {
+                    self.strays += 1;
                 }
             }
         }
@@ -295,6 +316,17 @@ impl Mesh {
         if let Some(interface) = self.interfaces.get_mut(&index) {
             interface.regather(&addresses, &self.servers, &self.settings, now.instant);
             self.gather(index, now);
+        }
+    }
+
+    /// Asks all STUN servers once more; what they said before holds until they say something else.
+    fn ask_again(&mut self, now: Now) {
+        let indices: Vec<u32> = self.interfaces.keys().copied().collect();
+        for index in indices {
+            if let Some(interface) = self.interfaces.get_mut(&index) {
+                interface.gather.ask_again(now.instant);
+                self.gather(index, now);
+            }
         }
     }
 
@@ -376,6 +408,7 @@ impl Mesh {
             now,
             random: &mut self.random,
             outputs: &mut self.outputs,
+            restarts: &mut self.restarts,
             routes: &mut self.routes,
             interface: &interface.name,
             key: interface.private_key.as_ref(),

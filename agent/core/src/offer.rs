@@ -342,6 +342,40 @@ pub enum Rejection {
     WrongRole,
 }
 
+impl Rejection {
+    /// Every one.
+    pub const ALL: [Self; 11] = [
+        Self::NotSealed,
+        Self::CannotOpen,
+        Self::NotJson,
+        Self::Unsigned,
+        Self::BadSignature,
+        Self::UnsupportedVersion,
+        Self::BadField,
+        Self::OverLimit,
+        Self::WrongSender,
+        Self::WrongAddressee,
+        Self::WrongRole,
+    ];
+
+    /// A word for statistics.
+    pub const fn word(self) -> &'static str {
+        match self {
+            Self::NotSealed => "not-sealed",
+            Self::CannotOpen => "cannot-open",
+            Self::NotJson => "not-json",
+            Self::Unsigned => "unsigned",
+            Self::BadSignature => "bad-signature",
+            Self::UnsupportedVersion => "unsupported-version",
+            Self::BadField => "bad-field",
+            Self::OverLimit => "over-limit",
+            Self::WrongSender => "wrong-sender",
+            Self::WrongAddressee => "wrong-addressee",
+            Self::WrongRole => "wrong-role",
+        }
+    }
+}
+
 impl From<CannotOpen> for Rejection {
     fn from(error: CannotOpen) -> Self {
         match error {

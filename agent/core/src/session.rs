@@ -183,7 +183,10 @@ impl Session {
             }
             Some(_) => {
                 self.paired = None;
-                self.publish = true;
+                // Whoever acknowledged our offer is over. Were this one said once only, its loss would leave one side unpaired
+                // and both silent, for ever.
+                self.local.acknowledged = None;
+                self.changed();
                 Reaction::Unpaired
             }
         }

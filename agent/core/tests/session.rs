@@ -10,7 +10,7 @@ use rand::{RngExt, SeedableRng};
 use wice_core::candidate::{Candidate, Kind, Network};
 use wice_core::key::{PrivateKey, PublicKey};
 use wice_core::offer::Offer;
-use wice_core::session::Session;
+use wice_core::session::{Reaction, Session};
 
 const DAY: i64 = 86_400_000;
 
@@ -211,6 +211,47 @@ fn candidates(count: u16) -> Vec<Candidate> {
             tcp_type: None,
         })
         .collect()
+}
+
+/// What the property below found one day: a late offer of a session that a crash and a clock set back
+/// have ended, and the one answer to it lost.
+#[test]
+fn an_unpairing_is_told_until_it_is_acknowledged() {
+    let mut random = StdRng::seed_from_u64(1);
+    let now = Instant::now();
+    let keys = Model::new(1).keys;
+    let mut begin = |own: usize, seconds: u64| {
+        let unix = Duration::from_secs(seconds);
+        let gathered = candidates(1);
+        Session::start(keys[own], keys[1 - own], gathered, true, unix, &mut random)
+    };
+    let (mut ours, mut theirs, mut ended) = (begin(0, 1000), begin(1, 1000), begin(1, 2000));
+    let unix = Duration::from_secs(1000);
+    for _ in 0..3 {
+        while let Some(offer) = ours.poll_offer(now, &mut random) {
+            theirs.receive(&offer, now, unix, &mut random);
+        }
+        while let Some(offer) = theirs.poll_offer(now, &mut random) {
+            ours.receive(&offer, now, unix, &mut random);
+        }
+    }
+    assert_eq!(ours.rid(), Some(theirs.id()));
+    assert!(!ours.want_ack() && !theirs.want_ack());
+
+    let mut late = ended.poll_offer(now, &mut random).expect("its first");
+    late.rid = Some(ours.id() - 1);
+    let reaction = ours.receive(&late, now, unix, &mut random);
+    assert_eq!(reaction, Reaction::Unpaired);
+    ours.poll_offer(now, &mut random).expect("an answer, lost");
+
+    let again = ours.poll_timeout(now).expect("it is said again");
+    let offer = ours.poll_offer(again, &mut random).expect("it is due");
+    theirs.receive(&offer, again, unix, &mut random);
+    while let Some(offer) = theirs.poll_offer(again, &mut random) {
+        ours.receive(&offer, again, unix, &mut random);
+    }
+    assert_eq!(ours.rid(), Some(theirs.id()));
+    assert!(theirs.id() > ended.id(), "it began above what we had seen");
 }
 
 proptest! {

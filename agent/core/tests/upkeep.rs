@@ -347,3 +347,78 @@ fn a_network_that_is_gone_altogether_is_noticed_as_soon_with_two_pairs_as_with_o
         assert!(took < Duration::from_secs(12), "{took:?}");
     }
 }
+
+/// Asks host 0 to look again and tells how long it took until its kernel sent packets another way.
+fn moved_after(mut world: World, input: Option<Input>) -> Duration {
+    world.weather.loss = 1.0;
+    let gone = world.hosts[1].second.expect("set above");
+    world.unplugged.insert(gone);
+    let start = world.now;
+    if let Some(input) = input {
+        world.input(0, input.clone());
+        world.input(1, input);
+    }
+    let moved = |world: &World| world.endpoint(0) == "198.51.100.2:51821".parse().ok();
+    assert!(world.run_until(MINUTE, moved));
+    world.now - start
+}
+
+#[test]
+fn a_path_that_died_while_the_machine_slept_is_replaced_within_three_seconds() {
+    let asleep = moved_after(two_ways(), None);
+    let awake = moved_after(two_ways(), Some(Input::Resumed));
+    assert!(awake < Duration::from_secs(3), "{awake:?}");
+    assert!(asleep > 2 * awake, "{asleep:?} without being told");
+}
+
+#[test]
+fn a_path_that_lived_through_the_sleep_is_checked_and_stays_as_it_was() {
+    let mut world = tunnel();
+    world.run(MINUTE);
+    let before = (world.peer(0).restarts, world.hosts[0].transmitted);
+    let (endpoint, published) = (world.endpoint(0), world.published);
+    world.input(0, Input::Resumed);
+    world.run(Duration::from_secs(2));
+    // One regular check and one answer at most would be due in that time.
+    assert!(
+        world.hosts[0].transmitted - before.1 > 4,
+        "nothing was checked"
+    );
+    run_without_a_gap(&mut world, MINUTE);
+    assert_eq!(world.peer(0).restarts, before.0);
+    assert_eq!(world.endpoint(0), endpoint);
+    assert_eq!(world.published, published, "it had nothing to tell");
+    // And then it is as quiet as ever.
+    let settled = world.hosts[0].transmitted;
+    world.run(10 * MINUTE);
+    assert!(world.hosts[0].transmitted - settled <= 300);
+}
+
+#[test]
+fn a_hint_that_the_network_changed_asks_each_stun_server_once_and_disturbs_nothing() {
+    let mut world = tunnel();
+    world.run(MINUTE);
+    let (restarts, published) = (world.peer(0).restarts, world.published);
+    let server: SocketAddr = STUN_SERVER.parse().expect("an address");
+    let mut mesh = world.hosts.remove(0).mesh;
+    while mesh.poll().is_some() {}
+    let now = wice_core::io::Now {
+        instant: world.now,
+        unix: Duration::from_secs(1),
+    };
+    mesh.handle(Input::NetworkHint, now);
+    let asked = std::iter::from_fn(|| mesh.poll())
+        .filter(|output| {
+            matches!(output, wice_core::io::Output::Transmit(it) if it.destination == server)
+        })
+        .count();
+    assert_eq!(asked, 1);
+    assert_eq!(world.published, published);
+    let name = mesh.interfaces().next().expect("an interface").name;
+    let peer = mesh.peers(&name)[0];
+    let status = mesh.peer(&name, &peer, now).expect("a peer");
+    assert_eq!(
+        (status.state, status.restarts),
+        (State::Connected, restarts)
+    );
+}

@@ -6,6 +6,7 @@
 mod authority;
 mod model;
 mod objects;
+mod options;
 mod polkit;
 mod properties;
 mod published;
@@ -14,9 +15,11 @@ mod task;
 mod tests;
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinHandle;
+use wice_bus::NetCheck;
 use wice_core::explain::Explanation;
 use wice_core::key::PublicKey;
 use wice_core::status::{InterfaceStatus, PathKind, PeerStatus, Reason, State};
@@ -43,6 +46,13 @@ pub(crate) enum Command {
         peer: PublicKey,
         /// `None` when the peer is not known.
         reply: oneshot::Sender<Option<Explanation>>,
+    },
+    /// Find out what this network does to UDP.
+    NetCheck {
+        /// How long that may take.
+        patience: Duration,
+        /// `None` when somebody else's is under way.
+        reply: oneshot::Sender<Option<NetCheck>>,
     },
     /// Read the configuration again.
     Reload {

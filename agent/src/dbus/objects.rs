@@ -16,7 +16,7 @@ use zbus::{Connection, OwnedObjectPath, OwnedVariant, Variant, interface};
 
 use super::authority::{self, Action};
 use super::model::Model;
-use super::{Command, properties};
+use super::{Command, options, properties};
 
 /// How long a caller waits for the driver; far beyond what it needs, below the 25 s after which D-Bus clients give up.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
@@ -96,6 +96,22 @@ impl Manager {
             return Err(unknown_peer(interface, &peer));
         }
         Ok(wice_bus::path::peer(interface, peer.as_bytes()))
+    }
+
+    /// What this network does to UDP and who answers in it, after some seconds. Option: Timeout (u, milliseconds).
+    /// Verdict (u), Findings (au), Families and Servers (aa{sv}), Backends (a(sus)).
+    #[zbus(out_args("result"))]
+    async fn net_check(
+        &self,
+        options: HashMap<String, OwnedVariant>,
+    ) -> Result<HashMap<&'static str, Variant<'static>>, Error> {
+        let patience = options::check_timeout(options)?;
+        let command = |reply| Command::NetCheck { patience, reply };
+        let check = ask_within(patience + ANSWER_TIMEOUT, &self.commands, command).await?;
+        let check = check.ok_or_else(|| {
+            Error::Busy("another check of the network is running; ask again when it has ended, in some seconds".to_owned())
+        })?;
+        Ok(check.into_dictionary())
     }
 }
 
@@ -208,7 +224,7 @@ impl Peer {
     }
 
     /// Unix time of WireGuard's latest handshake in seconds; 0 for never.
-    #[zbus(property)]
+    #[zbus(property(emits_changed_signal = "false"))]
     fn latest_handshake(&self) -> u64 {
         self.status.lock().latest_handshake.as_secs()
     }
@@ -256,11 +272,7 @@ impl Peer {
             peer: &peer.to_string(),
         };
         authority::require(connection, &header, action).await?;
-        if let Some(option) = options.keys().next() {
-            return Err(Error::InvalidArgument(format!(
-                "unknown option {option:?}: this version has none"
-            )));
-        }
+        options::none(&options)?;
         let command = |reply| Command::Restart {
             interface: self.interface.clone(),
             peer,
@@ -311,17 +323,26 @@ async fn ask<T>(
     commands: &mpsc::Sender<Command>,
     command: impl FnOnce(oneshot::Sender<T>) -> Command,
 ) -> Result<T, Error> {
+    ask_within(ANSWER_TIMEOUT, commands, command).await
+}
+
+/// As [`ask`], with other patience.
+async fn ask_within<T>(
+    patience: Duration,
+    commands: &mpsc::Sender<Command>,
+    command: impl FnOnce(oneshot::Sender<T>) -> Command,
+) -> Result<T, Error> {
     let (reply, answer) = oneshot::channel();
     let exchange = async {
         commands.send(command(reply)).await.ok()?;
         answer.await.ok()
     };
-    match tokio::time::timeout(ANSWER_TIMEOUT, exchange).await {
+    match tokio::time::timeout(patience, exchange).await {
         Ok(Some(answer)) => Ok(answer),
         Ok(None) => Err(Error::Busy("the agent is stopping".to_owned())),
         Err(_) => Err(Error::Busy(format!(
             "the agent did not answer within {} s; it may still do it",
-            ANSWER_TIMEOUT.as_secs()
+            patience.as_secs()
         ))),
     }
 }

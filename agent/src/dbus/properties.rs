@@ -24,7 +24,8 @@ pub(super) fn interface_changes(
 
 /// The properties of a peer that differ, without those that are annotated not to be signalled.
 ///
-/// `RxBytes`, `TxBytes` and `RoundTripTime` change every few seconds for every peer: who wants them asks for them.
+/// `RxBytes`, `TxBytes`, `RoundTripTime` and `LatestHandshake` change again and again for every peer: who wants them asks for
+/// them.
 pub(super) fn peer_changes(
     old: &PeerStatus,
     new: &PeerStatus,
@@ -39,8 +40,6 @@ pub(super) fn peer_changes(
     note(&mut changes, "LocalCandidate", (old, new), local);
     let remote = |s: &PeerStatus| candidate(s.remote_candidate.as_ref());
     note(&mut changes, "RemoteCandidate", (old, new), remote);
-    let handshake = |s: &PeerStatus| s.latest_handshake.as_secs();
-    note(&mut changes, "LatestHandshake", (old, new), handshake);
     note(&mut changes, "AllowedIps", (old, new), allowed_ips);
     note(&mut changes, "Since", (old, new), |s| s.since.as_secs());
     note(&mut changes, "Restarts", (old, new), |s| s.restarts);

@@ -1,7 +1,11 @@
 //! The service on a real bus, as a client of it sees it.
 
+mod annotations;
+mod example;
 mod explain;
 mod fixture;
+mod netcheck;
+mod options;
 mod packaging;
 mod ping;
 mod polkit;

@@ -8,11 +8,15 @@ use crate::net::{RelayEvent, RelayState};
 impl Driver {
     /// Follows the servers of the configuration and those that backends hand out.
     pub(super) fn servers_changed(&mut self) {
-        let servers: Vec<IceServer> =
-            [self.servers.as_slice(), &self.signaling.ice_servers()].concat();
+        let servers = self.known_servers();
         self.resolver.resolve(&servers);
         self.relays.set_servers(&servers);
         self.show_relays();
+    }
+
+    /// The servers of the configuration, and those that backends hand out.
+    pub(super) fn known_servers(&self) -> Vec<IceServer> {
+        [self.servers.as_slice(), &self.signaling.ice_servers()].concat()
     }
 
     /// Tells the core, or shows, what the relays tell.
@@ -36,7 +40,7 @@ impl Driver {
     }
 }
 
-const fn shown(state: RelayState) -> wice_bus::RelayState {
+pub(super) const fn shown(state: RelayState) -> wice_bus::RelayState {
     match state {
         RelayState::Connecting => wice_bus::RelayState::Connecting,
         RelayState::Standby => wice_bus::RelayState::Standby,

@@ -8,27 +8,36 @@ use crate::systemd;
 
 impl Driver {
     /// Shows what changed in the core.
-    pub(super) fn show(&self, change: Change) {
+    pub(super) fn show(&mut self, change: Change) {
         match change {
             Change::Interface(name) => {
                 if let Some(status) = self.mesh.interface(&name) {
                     self.bus.interface(status);
                 }
             }
-            Change::InterfaceGone(name) => self.bus.interface_gone(&name),
+            Change::InterfaceGone(name) => {
+                self.metrics.interface_gone(&name);
+                self.bus.interface_gone(&name);
+            }
             Change::Peer { interface, peer } => {
                 if let Some(status) = self.mesh.peer(&interface, &peer, now()) {
                     self.bus.peer(&interface, status);
                 }
             }
-            Change::PeerGone { interface, peer } => self.bus.peer_gone(&interface, &peer),
+            Change::PeerGone { interface, peer } => {
+                self.metrics.peer_gone(&interface, &peer);
+                self.bus.peer_gone(&interface, &peer);
+            }
             Change::State {
                 interface,
                 peer,
                 old,
                 new,
                 reason,
-            } => self.bus.state_changed(&interface, &peer, new, old, reason),
+            } => {
+                self.metrics.state_changed(&interface, &peer, new);
+                self.bus.state_changed(&interface, &peer, new, old, reason);
+            }
             Change::Path {
                 interface,
                 peer,
@@ -63,7 +72,7 @@ impl Driver {
     }
 }
 
-const fn shown(state: BackendState) -> wice_bus::BackendState {
+pub(super) const fn shown(state: BackendState) -> wice_bus::BackendState {
     match state {
         BackendState::Connecting => wice_bus::BackendState::Connecting,
         BackendState::Connected => wice_bus::BackendState::Up,

@@ -3,6 +3,8 @@
 //! Must not know what a STUN message says, nor anything of peers, interfaces' settings or the core's decisions.
 
 mod batch;
+mod binding;
+pub(crate) mod check;
 mod datagram;
 mod error;
 mod filter;

@@ -13,7 +13,7 @@ use wice_core::server::IceServer;
 use super::backend::BackendError;
 use super::desired::Desired;
 use super::ice_servers::Handed;
-use super::{BackendState, BackendStatus, Event};
+use super::{BackendState, BackendStatus, Counts, Event};
 
 /// One backend's end.
 #[derive(Debug)]
@@ -33,6 +33,7 @@ pub(super) struct Progress {
     pub(super) settled: u64,
     /// What the server handed out last.
     pub(super) servers: Vec<IceServer>,
+    pub(super) counts: Counts,
 }
 
 impl Link {
@@ -51,6 +52,7 @@ impl Link {
             status,
             settled: 0,
             servers: Vec::new(),
+            counts: Counts::default(),
         });
         let link = Self {
             desired,
@@ -86,7 +88,10 @@ impl Link {
             return self.ignore("a message of a mailbox that is not subscribed");
         }
         match Sealed::new(text) {
-            Some(sealed) => self.emit(Event::Message { mailbox, sealed }).await,
+            Some(sealed) => {
+                self.count(|counts| counts.received += 1);
+                self.emit(Event::Message { mailbox, sealed }).await;
+            }
             None => self.ignore("a message that is too long"),
         }
     }
@@ -108,9 +113,29 @@ impl Link {
         }
     }
 
+    /// Counts a message of ours, or its removal, by whether the server took it.
+    pub(super) fn wrote(&self, taken: bool) {
+        self.count(|counts| {
+            if taken {
+                counts.sent += 1;
+            } else {
+                counts.refused += 1;
+            }
+        });
+    }
+
+    fn count(&self, count: impl FnOnce(&mut Counts)) {
+        self.progress.send_if_modified(|progress| {
+            count(&mut progress.counts);
+            // Nobody waits for a number.
+            false
+        });
+    }
+
     /// Counts something that the server sent and that changes nothing.
     pub(super) fn ignore(&mut self, what: &'static str) {
         self.ignored += 1;
+        self.count(|counts| counts.ignored += 1);
         tracing::debug!(url = self.url(), what, count = self.ignored, "ignored");
     }
 
@@ -132,6 +157,7 @@ impl Link {
 
     /// Reports a failure; tells for how long the server had answered before, if it had.
     pub(super) async fn failed(&mut self, error: &BackendError) -> Option<Duration> {
+        self.count(|counts| counts.failures += 1);
         let error = error.to_string();
         let news = self.progress.borrow().status.error.as_ref() != Some(&error);
         if news {

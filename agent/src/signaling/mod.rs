@@ -102,6 +102,21 @@ pub(crate) struct BackendStatus {
     pub(crate) error: Option<String>,
 }
 
+/// What a backend did since it was started.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(crate) struct Counts {
+    /// Messages of ours, and removals, that the server has.
+    pub(crate) sent: u64,
+    /// Messages of ours that the server would not have.
+    pub(crate) refused: u64,
+    /// Messages of subscribed mailboxes.
+    pub(crate) received: u64,
+    /// What the server sent and nobody had asked for, or what has no form.
+    pub(crate) ignored: u64,
+    /// Attempts and connections that ended with an error.
+    pub(crate) failures: u64,
+}
+
 /// Whether a backend works, as D-Bus shows it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(u32)]
@@ -244,6 +259,14 @@ impl Signaling {
         self.running
             .iter()
             .map(|running| running.progress.borrow().status.clone())
+            .collect()
+    }
+
+    /// What every backend did, in the order of the configuration.
+    pub(crate) fn counts(&self) -> Vec<Counts> {
+        self.running
+            .iter()
+            .map(|running| running.progress.borrow().counts.clone())
             .collect()
     }
 

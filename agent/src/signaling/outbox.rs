@@ -111,11 +111,15 @@ impl Outbox {
         link.connected().await;
         self.busy.remove(&write.mailbox);
         match written {
-            Written::Done => ledger.wrote(write.mailbox, write.revision),
+            Written::Done => {
+                ledger.wrote(write.mailbox, write.revision);
+                link.wrote(true);
+            }
             Written::Refused => {
                 // Repeating it would not help; the next refresh tries again.
                 ledger.wrote(write.mailbox, write.revision);
-                link.ignore("a refusal of one of our messages");
+                link.wrote(false);
+                tracing::debug!("the server refuses one of our messages");
             }
             Written::Later(after) => self.pause = Some(Instant::now() + after),
         }

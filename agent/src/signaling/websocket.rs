@@ -266,6 +266,7 @@ impl Outbox {
         } else if let Some(mailbox) = self.pending.pop_first() {
             let published = link.current().published(mailbox).cloned();
             ledger.wrote(mailbox, published.as_ref().map(|it| it.revision));
+            link.wrote(true);
             let name = mailbox.to_string();
             match &published {
                 Some(published) => text(&Up::Publish {
@@ -335,7 +336,7 @@ impl Outbox {
                 };
                 let code: String = code.to_string().chars().take(40).collect();
                 tracing::debug!(code, "the server refused an operation");
-                link.ignore("a refusal of one of our operations");
+                link.wrote(false);
                 self.amend.get_or_insert_with(|| Instant::now() + after);
             }
             Ok(Down::IceServers { servers }) => link.ice_servers(servers).await,

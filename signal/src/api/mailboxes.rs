@@ -16,6 +16,7 @@ use tokio::time::sleep;
 use super::{App, body};
 use crate::connection::Client;
 use crate::mailbox::{ETag, InvalidMailbox, Mailbox, Message};
+use crate::metrics::Direction;
 use crate::problem::Problem;
 
 /// The media type of a sealed message (RFC 7515 §9.2.1).
@@ -50,6 +51,7 @@ pub(super) async fn write(
         .store
         .put(mailbox, message, client.source, Instant::now())?;
     written.kept().await?;
+    app.metrics.messages(Direction::In, 1);
     let mut response = StatusCode::NO_CONTENT.into_response();
     response.headers_mut().insert(ETAG, tag(etag));
     Ok(response)
@@ -103,7 +105,10 @@ pub(super) async fn read(
         }
     }
     match change {
-        Some(Some(message)) => Ok(found(&message)),
+        Some(Some(message)) => {
+            app.metrics.messages(Direction::Out, 1);
+            Ok(found(&message))
+        }
         None if known.any() => Ok(unchanged(&app, mailbox)),
         _ => Err(absent()),
     }

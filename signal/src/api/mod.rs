@@ -19,11 +19,13 @@ use axum::routing::{get, post, put};
 use axum::{Extension, Router};
 
 use crate::connection::Client;
-use crate::limit::Rate;
+use crate::limit::{Rate, Slots, Source};
+use crate::metrics::{Metrics, observe};
 use crate::options::Limits;
 use crate::problem::Problem;
+use crate::proxy::Proxies;
 use crate::store::Store;
-use crate::token::Token;
+use crate::token::{TokenId, Tokens};
 pub(crate) use servers::TurnUrls;
 
 /// What the handlers share.
@@ -31,10 +33,34 @@ pub(crate) use servers::TurnUrls;
 pub(crate) struct App {
     pub(crate) store: Arc<Store>,
     pub(crate) rate: Arc<Rate>,
-    pub(crate) token: Option<Token>,
+    pub(crate) tokens: Option<Tokens>,
+    pub(crate) token_rate: Arc<Rate<TokenId>>,
+    /// Requests under way with each token.
+    pub(crate) with_token: Slots<TokenId>,
+    pub(crate) proxies: Proxies,
+    /// Requests under way of clients that come through a proxy, as connections of others are counted.
+    pub(crate) behind_proxies: Slots,
     pub(crate) stun: Vec<SocketAddr>,
     pub(crate) turn: Option<TurnUrls>,
+    pub(crate) metrics: Metrics,
     pub(crate) limits: Limits,
+}
+
+impl App {
+    /// Counts one request or operation of a client, or says how long it is to wait.
+    fn take(&self, client: &Client) -> Result<(), Problem> {
+        let wait = self.rate.take(client.source, Instant::now());
+        wait.map_err(|wait| Problem::too_many_requests("address", wait))?;
+        self.take_token(client.token)
+    }
+
+    fn take_token(&self, token: Option<TokenId>) -> Result<(), Problem> {
+        let Some(token) = token else {
+            return Ok(());
+        };
+        let wait = self.token_rate.take(token, Instant::now());
+        wait.map_err(|wait| Problem::too_many_requests("token", wait))
+    }
 }
 
 /// The description of this interface, kept by hand next to the code that it describes.
@@ -67,12 +93,14 @@ pub(crate) fn router(app: Arc<App>) -> Router {
     guarded
         .route_layer(from_fn_with_state(Arc::clone(&app), limit))
         .merge(open)
+        .route_layer(from_fn_with_state(Arc::clone(&app), attribute))
         // A health check is never turned away: a flood is no reason to restart the server.
         .route(HEALTH, get(health))
         .route(READY, get(ready))
         .fallback(unknown)
         .method_not_allowed_fallback(wrong_method)
         .layer(from_fn(note))
+        .layer(from_fn_with_state(app.metrics.clone(), observe))
         .with_state(app)
 }
 
@@ -121,34 +149,64 @@ async fn note(Extension(client): Extension<Client>, request: Request, next: Next
     response
 }
 
+/// Whose request it is, where a proxy hands it on.
+async fn attribute(
+    State(app): State<Arc<App>>,
+    Extension(client): Extension<Client>,
+    mut request: Request,
+    next: Next,
+) -> Result<Response, Problem> {
+    if client.by_proxy
+        && let Some(address) = app.proxies.client(request.headers())
+    {
+        let source = Source::from(address);
+        let slot = app.behind_proxies.take(source);
+        let slot = slot.map_err(|_| Problem::too_many_connections("address"))?;
+        request
+            .extensions_mut()
+            .insert(client.behind_proxy(source, slot));
+    }
+    Ok(next.run(request).await)
+}
+
 async fn limit(
     State(app): State<Arc<App>>,
     Extension(client): Extension<Client>,
     request: Request,
     next: Next,
 ) -> Result<Response, Problem> {
-    app.rate
-        .take(client.source, Instant::now())
-        .map_err(Problem::too_many_requests)?;
+    app.take(&client)?;
     Ok(next.run(request).await)
 }
 
 async fn authorize(
     State(app): State<Arc<App>>,
-    request: Request,
+    Extension(client): Extension<Client>,
+    mut request: Request,
     next: Next,
 ) -> Result<Response, Problem> {
-    if let Some(token) = &app.token {
-        let given = request.headers().get(AUTHORIZATION);
-        let given = given.and_then(|value| bearer(value.as_bytes()));
+    let Some(tokens) = &app.tokens else {
+        return Ok(next.run(request).await);
+    };
+    let given = request.headers().get(AUTHORIZATION);
+    let given = given.and_then(|value| bearer(value.as_bytes()));
+    let Some(token) = given.and_then(|given| tokens.find(given)) else {
         let detail = match given {
-            Some(given) if token.matches(given) => return Ok(next.run(request).await),
-            Some(_) => "the bearer token is not the one of this server",
+            Some(_) => "the bearer token is not one of this server's",
             None => "this server asks for a token: send Authorization: Bearer TOKEN",
         };
-        let problem = Problem::new(StatusCode::UNAUTHORIZED, "unauthorized", detail);
-        return Err(problem);
-    }
+        return Err(Problem::new(
+            StatusCode::UNAUTHORIZED,
+            "unauthorized",
+            detail,
+        ));
+    };
+    app.take_token(Some(token))?;
+    let slot = app.with_token.take(token);
+    let slot = slot.map_err(|_| Problem::too_many_connections("token"))?;
+    request
+        .extensions_mut()
+        .insert(client.with_token(token, slot));
     Ok(next.run(request).await)
 }
 

@@ -16,6 +16,7 @@ use super::mailboxes::LONGEST_WAIT;
 use super::{App, body};
 use crate::connection::Client;
 use crate::mailbox::{ETag, Mailbox};
+use crate::metrics::Direction;
 use crate::problem::Problem;
 use crate::store::Store;
 
@@ -82,6 +83,9 @@ pub(super) async fn poll(
             }
         }
     }
+    let messages = answer.mailboxes.values();
+    let messages = messages.filter(|content| content.message.is_some()).count();
+    app.metrics.messages(Direction::Out, messages);
     let body = serde_json::to_vec(&answer).expect("maps of strings become JSON");
     Ok(([(CONTENT_TYPE, "application/json")], body).into_response())
 }

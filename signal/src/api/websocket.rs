@@ -21,6 +21,7 @@ use super::App;
 use super::servers::{IceServer, asked_host, ice_servers};
 use crate::connection::Client;
 use crate::mailbox::{InvalidMailbox, Mailbox, Message};
+use crate::metrics::Direction;
 use crate::problem::Problem;
 use crate::store::Watch;
 use crate::turn::User;
@@ -35,6 +36,10 @@ const SEND: Duration = Duration::from_secs(30);
 
 /// How long a client may take to read the goodbye.
 const GOODBYE: Duration = Duration::from_secs(2);
+
+/// Bytes that a connection reads at once, and keeps room for while it is idle; a longer frame takes what it needs. The library's
+/// own 128 KiB would be most of what a client costs.
+const READ_BUFFER: usize = 4 * 1024;
 
 /// Bytes that one mailbox takes in a subscription, generously.
 const BYTES_PER_MAILBOX: usize = 64;
@@ -91,10 +96,12 @@ pub(super) async fn upgrade(
     let longest = longest_frame(&app);
     let asked = asked_host(&uri, &headers);
     Ok(upgrade
+        .read_buffer_size(READ_BUFFER)
         .max_message_size(longest)
         .max_frame_size(longest)
         .on_upgrade(move |socket| async move {
             let stop = client.stop.clone();
+            let _open = app.metrics.websocket();
             let session = Session {
                 watch: app.store.watch(client.source),
                 app,
@@ -224,8 +231,8 @@ impl Session {
             // Pings are answered below this layer, and a close ends the stream.
             Frame::Ping(_) | Frame::Pong(_) | Frame::Close(_) => return Ok(()),
         };
-        if let Err(wait) = self.app.rate.take(self.client.source, Instant::now()) {
-            return self.complain(&Problem::too_many_requests(wait), None).await;
+        if let Err(problem) = self.app.take(&self.client) {
+            return self.complain(&problem, None).await;
         }
         let request = match serde_json::from_str(text.as_str()) {
             Ok(request) => request,
@@ -275,6 +282,9 @@ impl Session {
                     Ok(written) => written.kept().await,
                     Err(refused) => Err(refused),
                 };
+                self.app
+                    .metrics
+                    .messages(Direction::In, usize::from(kept.is_ok()));
                 kept.map_err(|error| about(error.into()))
             }
             Request::Withdraw { mailbox } => {
@@ -306,6 +316,7 @@ impl Session {
                     message: &message.text,
                 };
                 self.send(&reply).await?;
+                self.app.metrics.messages(Direction::Out, 1);
             }
         }
         Ok(())
@@ -316,6 +327,7 @@ impl Session {
         problem: &Problem,
         mailbox: Option<Mailbox>,
     ) -> Result<(), Closed> {
+        self.app.metrics.refused(problem.code());
         let reply = Reply::Error {
             code: problem.code(),
             detail: problem.detail(),

@@ -40,6 +40,17 @@ struct Entry {
     revision: u64,
 }
 
+/// What is held, in numbers.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Figures {
+    /// Mailboxes with a message.
+    pub(crate) mailboxes: usize,
+    /// Bytes of their messages.
+    pub(crate) bytes: usize,
+    /// Mailboxes waited for.
+    pub(crate) subscriptions: usize,
+}
+
 impl Memory {
     /// An empty store.
     pub(super) fn new(limits: Limits) -> Self {
@@ -152,6 +163,16 @@ impl Memory {
             reader,
             names: BTreeSet::new(),
             changes: Arc::default(),
+        }
+    }
+
+    /// What is held, in numbers.
+    pub(super) fn figures(&self) -> Figures {
+        let inner = self.lock();
+        Figures {
+            mailboxes: inner.entries.len(),
+            bytes: inner.bytes,
+            subscriptions: inner.watched.held(),
         }
     }
 

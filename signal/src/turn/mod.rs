@@ -34,6 +34,7 @@ pub use credentials::{InvalidSecret, Secret, SecretError};
 pub(crate) use credentials::{Issued, Issuer, User};
 
 use crate::limit::{Rate, Slots};
+use crate::metrics::Metrics;
 use crate::options::TurnOptions;
 use crate::tls::Tls;
 use home::Homes;
@@ -147,6 +148,7 @@ impl Turn {
         tls: Option<Tls>,
         rate: Arc<Rate>,
         slots: Slots,
+        metrics: Metrics,
     ) -> io::Result<Running> {
         let (stop, stopped) = oneshot::channel();
         let (ended, end) = oneshot::channel();
@@ -154,8 +156,8 @@ impl Turn {
             let runtime = Builder::new_current_thread().enable_all().build();
             let served = runtime.and_then(|runtime| {
                 let local = LocalSet::new();
-                let served =
-                    runtime.block_on(local.run_until(self.serve(tls, rate, slots, stopped)));
+                let served = runtime
+                    .block_on(local.run_until(self.serve(tls, rate, slots, metrics, stopped)));
                 // All sockets are closed before the end is told.
                 drop(local);
                 served
@@ -176,10 +178,18 @@ impl Turn {
         tls: Option<Tls>,
         rate: Arc<Rate>,
         slots: Slots,
+        metrics: Metrics,
         stopped: oneshot::Receiver<()>,
     ) -> io::Result<()> {
         let homes = self.homes();
-        let relay = Relay::new(&self.options, self.issuer, self.nonces, homes, rate);
+        let relay = Relay::new(
+            &self.options,
+            self.issuer,
+            self.nonces,
+            homes,
+            rate,
+            metrics,
+        );
         for (listener, (socket, _)) in self.udp.into_iter().enumerate() {
             let socket = Rc::new(Socket::new(socket)?);
             tokio::task::spawn_local(udp::serve(Rc::clone(&relay), listener, socket));

@@ -9,6 +9,7 @@ use std::rc::{Rc, Weak};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use prometheus_client::metrics::counter::Counter;
 use quinn_udp::EcnCodepoint;
 use tracing::{debug, trace};
 use turn_types::attribute::{Data, XorPeerAddress};
@@ -26,6 +27,7 @@ use super::nonce::Nonces;
 use super::peers::{Peers, Policy};
 use super::socket::{Batch, Received, Scratch, Socket, Target};
 use crate::limit::{Rate, Shares, Source};
+use crate::metrics::{Direction, Metrics};
 use crate::options::{TurnLimits, TurnOptions};
 use crate::stun;
 
@@ -47,6 +49,10 @@ pub(super) struct Relay {
     pub(super) users: HashMap<User, usize>,
     pub(super) clients: HashMap<Key, Id>,
     pub(super) allocations: HashMap<Id, Allocation>,
+    metrics: Metrics,
+    /// Bytes to peers, and to clients.
+    sent: Counter,
+    received: Counter,
     pub(super) relayed: HashMap<SocketAddr, Id>,
     pub(super) last: Id,
     rate: Arc<Rate>,
@@ -83,6 +89,7 @@ impl Relay {
         secret: Secret,
         homes: Homes,
         rate: Arc<Rate>,
+        metrics: Metrics,
     ) -> Rc<RefCell<Self>> {
         let now = Instant::now();
         let policy = Policy {
@@ -106,6 +113,9 @@ impl Relay {
                 relayed: HashMap::new(),
                 last: 0,
                 rate,
+                sent: metrics.relaying(Direction::In),
+                received: metrics.relaying(Direction::Out),
+                metrics,
                 total: Bucket::new(limits.bits_per_second, now),
                 batch: Batch::new(),
                 look: now + LOOK,
@@ -237,6 +247,7 @@ impl Relay {
         for id in expired {
             self.remove(id, "it expired");
         }
+        self.metrics.allocations(self.allocations.len());
     }
 
     fn message(&mut self, client: &Client, bytes: &[u8], now: Instant) -> Option<Answer> {
@@ -313,6 +324,7 @@ impl Relay {
         let Some(relay) = allocation.relay(peer.ip()) else {
             return;
         };
+        self.sent.inc_by(data.len() as u64);
         if own {
             // Another relayed address of this very server: no socket between, and nothing else of the server is reached.
             let from = relay.told;
@@ -347,6 +359,7 @@ impl Relay {
         if !allocation.bucket.take(data.len(), now) || !self.total.take(data.len(), now) {
             return;
         }
+        self.received.inc_by(data.len() as u64);
         let length = u16::try_from(data.len());
         let number = allocation.number(from, now);
         match number.zip(length.ok()) {

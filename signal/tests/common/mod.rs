@@ -11,7 +11,7 @@ pub mod program;
 pub mod turn;
 
 use std::fs;
-use std::net::SocketAddr;
+use std::net::{SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::Duration;
@@ -32,6 +32,7 @@ pub struct Running {
     pub scheme: &'static str,
     pub http: SocketAddr,
     pub stun: Vec<SocketAddr>,
+    pub metrics: Option<SocketAddr>,
     pub turn: Vec<SocketAddr>,
     pub turn_tls: Vec<SocketAddr>,
     pub client: reqwest::Client,
@@ -62,6 +63,7 @@ impl Running {
         let (stop, stopped) = oneshot::channel();
         let http = server.local_addrs()[0];
         let stun = server.stun_addrs();
+        let metrics = server.metrics_addr();
         let turn = server.turn_addrs();
         let turn_tls = server.turn_tls_addrs();
         let task = tokio::spawn(server.run(async {
@@ -71,6 +73,7 @@ impl Running {
             scheme: "http",
             http,
             stun,
+            metrics,
             turn,
             turn_tls,
             client: client(),
@@ -184,6 +187,17 @@ pub fn header(response: &reqwest::Response, name: &str) -> String {
     value.map_or_else(String::new, |value| {
         value.to_str().unwrap_or("?").to_owned()
     })
+}
+
+/// A port of loopback for a program that cannot say which it took. Below those that the system gives to clients, one of which could
+/// have it before the program.
+pub fn free_port() -> u16 {
+    loop {
+        let port = 10_000 + (getrandom::u32().expect("random bytes") % 20_000) as u16;
+        if TcpListener::bind(("127.0.0.1", port)).is_ok() {
+            return port;
+        }
+    }
 }
 
 /// A folder that is gone with the test.

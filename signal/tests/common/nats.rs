@@ -1,12 +1,13 @@
 //! Real NATS servers on loopback, alone or as a cluster.
 
 use std::fs;
-use std::net::TcpListener;
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use wice_signal::{BucketName, NatsAuth, NatsOptions};
+
+use super::free_port;
 
 /// A NATS server with JetStream. Killed, and its files gone, when dropped.
 pub struct Node {
@@ -19,12 +20,12 @@ pub struct Node {
 impl Node {
     /// Starts one alone.
     pub fn start() -> Self {
-        Self::with(free_ports(1)[0], &[])
+        Self::with(free_port(), &[])
     }
 
     /// Starts three that are one cluster.
     pub fn cluster() -> Vec<Self> {
-        let ports = free_ports(6);
+        let ports: Vec<u16> = (0..6).map(|_| free_port()).collect();
         let routes: Vec<String> = ports[3..]
             .iter()
             .map(|port| format!("nats://127.0.0.1:{port}"))
@@ -51,7 +52,7 @@ impl Node {
 
     /// Starts one alone with more arguments.
     pub fn start_with(arguments: &[&str]) -> Self {
-        Self::with(free_ports(1)[0], arguments)
+        Self::with(free_port(), arguments)
     }
 
     fn with(port: u16, arguments: &[&str]) -> Self {
@@ -124,12 +125,4 @@ pub fn options_at(ports: &[u16], replicas: usize) -> NatsOptions {
         auth: NatsAuth::None,
         authority: None,
     }
-}
-
-fn free_ports(count: usize) -> Vec<u16> {
-    let listeners: Vec<TcpListener> = (0..count)
-        .map(|_| TcpListener::bind("127.0.0.1:0").expect("a free port"))
-        .collect();
-    let port = |listener: &TcpListener| listener.local_addr().expect("an address").port();
-    listeners.iter().map(port).collect()
 }

@@ -3,6 +3,7 @@
 pub(crate) mod deadline;
 pub(crate) mod explain;
 pub(crate) mod monitor;
+pub(crate) mod netcheck;
 pub(crate) mod ping;
 pub(crate) mod reload;
 pub(crate) mod restart;

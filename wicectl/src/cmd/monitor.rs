@@ -12,7 +12,7 @@ use crate::agent;
 use crate::failure::{Exit, Failure};
 use crate::print::event::{Event, Line, Who};
 use crate::print::style::Style;
-use crate::print::{clock, json, out};
+use crate::print::{clock, json, json_line, out};
 
 /// How to print.
 #[derive(Args)]
@@ -41,7 +41,7 @@ pub(crate) async fn run(options: &Options, style: Style) -> Result<(), Failure> 
                     time_ms: now,
                     event,
                 };
-                serde_json::to_string(&line).expect("plain data becomes JSON")
+                json_line(&line)
             } else {
                 format!("{} {}", style.dim(&clock::local(now)), event.text(style))
             };

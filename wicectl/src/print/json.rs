@@ -22,8 +22,9 @@ struct AgentFields<'a> {
     relays: Vec<ServerFields<'a>>,
 }
 
+/// A backend or a relay.
 #[derive(Serialize)]
-struct ServerFields<'a> {
+pub(crate) struct ServerFields<'a> {
     url: &'a str,
     state: &'static str,
     error: Option<&'a str>,
@@ -69,12 +70,12 @@ pub(crate) struct CandidateFields<'a> {
 
 /// The document without a line break in it.
 pub(crate) fn status(snapshot: &Snapshot) -> String {
-    serde_json::to_string(&document(snapshot)).expect("plain data becomes JSON")
+    super::json_line(&document(snapshot))
 }
 
 /// The document, indented.
 pub(crate) fn status_pretty(snapshot: &Snapshot) -> String {
-    serde_json::to_string_pretty(&document(snapshot)).expect("plain data becomes JSON")
+    super::json_pretty(&document(snapshot))
 }
 
 fn document(snapshot: &Snapshot) -> Document<'_> {
@@ -97,7 +98,8 @@ fn relay(relay: &Relay) -> ServerFields<'_> {
     }
 }
 
-fn backend(backend: &Backend) -> ServerFields<'_> {
+/// The fields of a backend.
+pub(crate) fn backend(backend: &Backend) -> ServerFields<'_> {
     ServerFields {
         url: &backend.url,
         state: backend.state.word(),
@@ -145,6 +147,7 @@ pub(crate) fn candidate(candidate: &Candidate) -> CandidateFields<'_> {
     }
 }
 
-fn filled(text: &str) -> Option<&str> {
+/// Text, or null for none.
+pub(crate) fn filled(text: &str) -> Option<&str> {
     (!text.is_empty()).then_some(text)
 }

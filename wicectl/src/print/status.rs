@@ -50,7 +50,8 @@ fn relay(relay: &Relay, style: Style) -> String {
     text
 }
 
-fn backend(backend: &Backend, style: Style) -> String {
+/// A backend in half a line.
+pub(crate) fn backend(backend: &Backend, style: Style) -> String {
     let mut text = format!("{} ", escape(&backend.url));
     let state = backend.state.word();
     if backend.state == BackendState::Up {
@@ -113,7 +114,7 @@ fn peer(peer: &Peer, style: Style, now: u64) -> String {
     if let (Some(local), Some(remote)) = (&peer.local_candidate, &peer.remote_candidate) {
         let path = format!(
             "{}, {} to {}",
-            peer.packet_path,
+            escape(&peer.packet_path),
             candidate(local),
             candidate(remote)
         );
@@ -178,7 +179,12 @@ fn state(peer: &Peer, style: Style, now: u64) -> String {
 /// Address and port, and what kind of candidate it is.
 pub(super) fn candidate(candidate: &Candidate) -> String {
     let kind = escape(words::candidate(&candidate.kind));
-    format!("{} ({kind})", address(candidate))
+    let over = if candidate.network.starts_with("tcp") {
+        ", TCP"
+    } else {
+        ""
+    };
+    format!("{} ({kind}{over})", address(candidate))
 }
 
 /// Address and port.
@@ -191,7 +197,8 @@ pub(super) fn address(candidate: &Candidate) -> String {
     }
 }
 
-fn line(text: &mut String, style: Style, name: &str, value: &str) {
+/// Adds a line of a block.
+pub(crate) fn line(text: &mut String, style: Style, name: &str, value: &str) {
     text.push_str(&format!("  {}: {value}\n", style.bold(name)));
 }
 

@@ -59,6 +59,16 @@ impl Style {
         self.paint("33", text)
     }
 
+    /// What is as it should be.
+    pub(crate) fn good(self, text: &str) -> String {
+        self.paint("32", text)
+    }
+
+    /// What does not work.
+    pub(crate) fn bad(self, text: &str) -> String {
+        self.paint("31", text)
+    }
+
     /// The word for a state in its colour: green works, yellow is under way, red does not work.
     pub(crate) fn state(self, state: State) -> String {
         let color = match state {

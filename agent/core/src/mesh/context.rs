@@ -2,7 +2,7 @@
 //!
 //! Holds no state of its own.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
 
 use super::routes::Routes;
@@ -12,12 +12,14 @@ use crate::io::{Now, Output};
 use crate::key::PrivateKey;
 use crate::session::Random;
 use crate::settings::Policy;
+use crate::status::Reason;
 
 /// What a peer needs of its surroundings while it acts.
 pub(super) struct Context<'a> {
     pub(super) now: Now,
     pub(super) random: &'a mut Random,
     pub(super) outputs: &'a mut VecDeque<Output>,
+    pub(super) restarts: &'a mut BTreeMap<Reason, u64>,
     pub(super) routes: &'a mut Routes,
     pub(super) interface: &'a str,
     pub(super) key: Option<&'a PrivateKey>,

@@ -40,6 +40,8 @@ pub(super) struct Peer {
     kernel: device::Peer,
     alive: Option<Instant>,
     traffic: Traffic,
+    /// Until when the path is watched closely, though no data flows.
+    vigil: Option<Instant>,
     /// Where the peer may be, as the relays were told.
     reach: BTreeSet<IpAddr>,
     moved_from: Option<BTreeSet<IpAddr>>,
@@ -56,6 +58,8 @@ pub(super) struct Peer {
 
 /// After a message that was refused, the next ones are only counted for this long (protocol §2).
 const WARNING_INTERVAL: Duration = Duration::from_secs(60);
+/// How long a path is watched closely after the machine has slept: a radio needs some seconds to find its network again.
+const VIGIL: Duration = Duration::from_secs(20);
 
 impl Peer {
     pub(super) fn new(id: PeerId, kernel: device::Peer, now: Now) -> Self {
@@ -64,6 +68,7 @@ impl Peer {
             kernel,
             alive: None,
             traffic: Traffic::default(),
+            vigil: None,
             reach: BTreeSet::new(),
             moved_from: None,
             state: State::Unknown,
@@ -160,11 +165,9 @@ impl Peer {
             self.dirty = true;
         }
         let alive = self.is_alive(cx.now.instant);
+        self.vigil.take_if(|until| *until <= cx.now.instant);
+        self.pace(cx);
         if let Some(negotiation) = &mut self.negotiation {
-            let pace = cx.pace.filter(|_| self.traffic.is_busy());
-            for ice in negotiation.checks() {
-                ice.set_pace(pace, cx.now.instant);
-            }
             if negotiation.selected().is_none() && !alive {
                 // Nothing speaks for that endpoint any more; who sets another one knows better.
                 negotiation.path.release();
@@ -176,6 +179,24 @@ impl Peer {
         }
         // Silence changes what is shown though nothing else happens.
         self.dirty |= self.path(cx.now.instant) != self.shown_path;
+    }
+
+    /// Checks the path at once and closely for a while: what it was before the machine slept need not be true any more.
+    pub(super) fn resumed(&mut self, cx: &Context<'_>) {
+        if self.negotiation.is_some() {
+            self.vigil = Some(cx.now.instant + VIGIL);
+            self.pace(cx);
+        }
+    }
+
+    /// Sets how often pairs are checked.
+    fn pace(&mut self, cx: &Context<'_>) {
+        let pace = cx.pace.filter(|_| self.is_busy());
+        if let Some(negotiation) = &mut self.negotiation {
+            for ice in negotiation.checks() {
+                ice.set_pace(pace, cx.now.instant);
+            }
+        }
     }
 
     /// Takes the candidates of the interface as they are now.
@@ -255,7 +276,9 @@ impl Peer {
             Reaction::Paired => self.check(&offer, cx),
             Reaction::Restarted => {
                 negotiation.retire(cx);
-                self.restarts += u32::from(!self.is_quiet());
+                if !self.is_quiet() {
+                    self.restarted(Reason::PeerRestarted, cx);
+                }
                 self.check(&offer, cx);
             }
             Reaction::Unpaired => {
@@ -265,8 +288,8 @@ impl Peer {
                 }
             }
             Reaction::Renewed { paired } => {
-                self.restarts += 1;
                 negotiation.retire(cx);
+                self.restarted(Reason::PeerRestarted, cx);
                 if paired {
                     self.check(&offer, cx);
                 } else if !self.is_quiet() {
@@ -282,10 +305,15 @@ impl Peer {
         let Some(negotiation) = &mut self.negotiation else {
             return;
         };
-        self.restarts += 1;
         negotiation.session.restart(cx.now.unix, cx.random);
         negotiation.retire(cx);
+        self.restarted(reason, cx);
         self.wait(reason, cx);
+    }
+
+    fn restarted(&mut self, reason: Reason, cx: &mut Context<'_>) {
+        self.restarts += 1;
+        *cx.restarts.entry(reason).or_default() += 1;
     }
 
     /// Tells waiting peers apart by whether any backend could bring an offer.
@@ -393,14 +421,14 @@ impl Peer {
         self.negotiation.is_some()
     }
 
-    /// Tells whether WireGuard moves more than keepalives.
+    /// Tells whether the path is watched closely: WireGuard moves more than keepalives, or the machine has just slept.
     pub(super) const fn is_busy(&self) -> bool {
-        self.traffic.is_busy()
+        self.traffic.is_busy() || self.vigil.is_some()
     }
 
     /// Tells whether WireGuard moved no data of it for so long that none is expected in the next seconds.
     pub(super) const fn is_resting(&self) -> bool {
-        self.traffic.is_resting()
+        self.traffic.is_resting() && self.vigil.is_none()
     }
 
     /// Where the peer may be.

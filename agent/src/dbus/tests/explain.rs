@@ -69,7 +69,7 @@ async fn anybody_may_ask_why_a_path_is_not_direct() {
         stdout(&run(&bus, &arguments).await)
     };
     assert!(
-        text.contains("198.51.100.1:4001 to 198.51.100.2:4002: failed: no check was answered (9 sent, 0 answered, 2 of"),
+        text.contains("198.51.100.1:4001 to 198.51.100.2:4002: failed: the peer's checks arrive, but none of ours is answered (9 sent, 0 answered, 2 of"),
         "{text}"
     );
     assert!(text.contains("what would help"), "{text}");

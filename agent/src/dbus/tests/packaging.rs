@@ -70,7 +70,7 @@ async fn the_bus_can_start_the_agent_by_its_name() {
     );
 }
 
-fn packaging(file: &str) -> PathBuf {
+pub(super) fn packaging(file: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR"))
         .join("../packaging")
         .join(file)

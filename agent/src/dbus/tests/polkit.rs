@@ -8,9 +8,11 @@ use zbus::fdo::DBusProxy;
 
 use super::fixture::{connected, interface, key, peers, read, serve};
 use super::private_bus::{PrivateBus, eventually};
-use super::wicectl::{fails, run_as_nobody, stdout};
+use super::wicectl::{fails, run_as, run_as_nobody, stdout};
 use crate::dbus::Command;
 
+/// A user that every Debian has.
+const DAEMON: u32 = 1;
 /// For wicectl to start, and polkit to answer.
 const DEADLINE: Duration = Duration::from_secs(30);
 
@@ -69,6 +71,13 @@ async fn polkit_refuses_a_restart_until_a_rule_allows_it() {
     let (allowed, asked) = tokio::join!(run_as_nobody(&bus, &arguments), driver);
     stdout(&allowed);
     assert_eq!(asked, ("wg0".to_owned(), key(1)));
+    // The very same question by somebody else has another answer: who asks is not the agent, and not whoever asked before.
+    let other = run_as(&bus, DAEMON, &arguments).await;
+    fails(
+        &other,
+        4,
+        "user 1 may not restart a peer without a password",
+    );
     let refused = run_as_nobody(&bus, &["restart", "-i", "wg1", "laptop"]).await;
     fails(&refused, 4, "without a password");
     let refused = run_as_nobody(&bus, &["reload"]).await;

@@ -266,8 +266,12 @@ async fn a_closed_pipe_ends_it_quietly() {
     );
 }
 
-/// The binary, built once from this tree: the tests of one package do not build another's.
-pub(super) static WICECTL: LazyLock<PathBuf> = LazyLock::new(|| {
+pub(super) static WICECTL: LazyLock<PathBuf> =
+    LazyLock::new(|| build(&["--package", "wicectl"]).join("wicectl"));
+
+/// Builds something from this tree, where it is not built yet: the tests of one package do not build another's. Answers the
+/// directory that programs are built into.
+pub(super) fn build(what: &[&str]) -> PathBuf {
     let own = std::env::current_exe().expect("the test has a path");
     let profile = own
         .parent()
@@ -278,23 +282,16 @@ pub(super) static WICECTL: LazyLock<PathBuf> = LazyLock::new(|| {
         Some(name) => name,
     };
     let built = Process::new(env!("CARGO"))
-        .args([
-            "build",
-            "--quiet",
-            "--locked",
-            "--package",
-            "wicectl",
-            "--profile",
-            name,
-        ])
+        .args(["build", "--quiet", "--locked", "--profile", name])
+        .args(what)
         .arg("--target-dir")
         .arg(profile.parent().expect("target/PROFILE"))
         .current_dir(env!("CARGO_MANIFEST_DIR"))
         .status()
         .expect("cargo runs");
-    assert!(built.success(), "wicectl does not build");
-    profile.join("wicectl")
-});
+    assert!(built.success(), "{what:?} does not build");
+    profile.to_owned()
+}
 
 pub(super) async fn run(bus: &PrivateBus, arguments: &[&str]) -> Output {
     let mut process = Process::new(&*WICECTL);
@@ -304,14 +301,19 @@ pub(super) async fn run(bus: &PrivateBus, arguments: &[&str]) -> Output {
 
 /// The same as a user without any right of its own.
 pub(super) async fn run_as_nobody(bus: &PrivateBus, arguments: &[&str]) -> Output {
+    run_as(bus, 65534, arguments).await
+}
+
+/// The same as the user with this number, and no group but one of that number.
+pub(super) async fn run_as(bus: &PrivateBus, user: u32, arguments: &[&str]) -> Output {
     // The build directory may be closed to others.
     let copy = bus.directory().join("wicectl");
     if !copy.exists() {
         std::fs::copy(&*WICECTL, &copy).expect("wicectl is copied");
     }
     let mut process = Process::new("setpriv");
-    process.args(["--reuid=65534", "--regid=65534", "--clear-groups"]);
-    process.arg(&copy).args(arguments);
+    process.args([format!("--reuid={user}"), format!("--regid={user}")]);
+    process.arg("--clear-groups").arg(&copy).args(arguments);
     output(bus, process).await
 }
 

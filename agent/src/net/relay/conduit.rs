@@ -3,6 +3,7 @@
 use std::cell::RefCell;
 use std::io;
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use nix::ifaddrs::getifaddrs;
@@ -11,6 +12,7 @@ use socket2::{Domain, Protocol, SockRef, Socket, Type};
 use tokio::net::TcpSocket;
 use wice_core::server::Transport;
 
+use super::Traffic;
 use super::problem::Problem;
 use super::stream::Stream;
 use super::tls;
@@ -46,6 +48,17 @@ pub(super) enum Conduit {
 pub(super) struct Room {
     pub(super) batch: Batch,
     chunk: RefCell<Vec<u8>>,
+    pub(super) traffic: Arc<Traffic>,
+}
+
+impl Room {
+    /// Empty room, where what is carried is counted.
+    pub(super) fn new(traffic: Arc<Traffic>) -> Self {
+        Self {
+            traffic,
+            ..Self::default()
+        }
+    }
 }
 
 /// A connection that takes longer is none.
@@ -174,7 +187,7 @@ impl Conduit {
 }
 
 /// Opens a UDP socket that is connected to a server: it receives from there only, and hears that nobody is there.
-pub(super) fn datagram_socket(server: SocketAddr, fwmark: u32) -> io::Result<Socket> {
+pub(in crate::net) fn datagram_socket(server: SocketAddr, fwmark: u32) -> io::Result<Socket> {
     let socket = Socket::new(
         Domain::for_address(server),
         Type::DGRAM.nonblocking(),

@@ -34,7 +34,7 @@ const RESOLVE: Duration = Duration::from_secs(5);
 /// The next address of a name is tried after this (RFC 8305 §5, shorter).
 const NEXT_ADDRESS: Duration = Duration::from_millis(150);
 /// A server may send us on this often.
-const HOPS: usize = 3;
+pub(super) const HOPS: usize = 3;
 
 /// Says how a TURN server is reached, and of another kind of server that it is none.
 pub(super) const fn transport(server: &IceServer) -> Option<Transport> {

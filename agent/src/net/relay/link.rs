@@ -6,6 +6,7 @@ use std::cell::{Cell, RefCell, RefMut};
 use std::collections::{BTreeMap, VecDeque};
 use std::net::SocketAddr;
 use std::rc::Rc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use tokio::sync::Notify;
@@ -204,6 +205,7 @@ impl Link {
             0
         };
         train.push(&[&[a, b, c, d], packet, &[0; 3][..padding]]);
+        count(&self.room.traffic.sent, packet);
     }
 
     /// Sends what is in the train, and empties it.
@@ -218,6 +220,7 @@ impl Link {
     /// Sends a packet without a channel.
     pub(super) fn indicate(&self, peer: SocketAddr, packet: &[u8]) {
         self.client.borrow_mut().send(peer, packet);
+        count(&self.room.traffic.sent, packet);
         self.unanswered.set(true);
         self.wake.notify_one();
     }
@@ -334,6 +337,7 @@ impl Link {
             }
             current = Some(route);
             train.push(&[payload]);
+            count(&self.room.traffic.received, payload);
         });
         if let Some(route) = current {
             route.deliver(&train);
@@ -354,6 +358,7 @@ impl Link {
         if let Some(route) = self.routes.borrow().get(&peer) {
             let mut train = Train::default();
             train.push(&[&payload]);
+            count(&self.room.traffic.received, &payload);
             return route.deliver(&train);
         }
         let mut early = self.early.borrow_mut();
@@ -402,6 +407,10 @@ impl Link {
             *channel = None;
         }
     }
+}
+
+fn count(counter: &AtomicU64, packet: &[u8]) {
+    counter.fetch_add(packet.len() as u64, Ordering::Relaxed);
 }
 
 /// Takes a ChannelData message apart (RFC 8656 §12.4).

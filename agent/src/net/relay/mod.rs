@@ -6,6 +6,7 @@ mod conduit;
 mod establish;
 mod interface;
 mod link;
+mod probe;
 mod problem;
 mod route;
 mod server;
@@ -18,6 +19,8 @@ mod tls;
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
 use tokio::sync::mpsc;
@@ -26,6 +29,8 @@ use wice_core::key::PublicKey;
 use wice_core::relay::{RelayOrder, Relayed};
 use wice_core::server::{IceServer, ServerKind, ServerUrl};
 
+pub(super) use conduit::datagram_socket;
+pub(super) use probe::{Probed, probe};
 pub(crate) use status::{RelayState, RelayStatus};
 use thread::Thread;
 
@@ -41,6 +46,16 @@ pub(crate) struct Relays {
     packets: mpsc::Receiver<Packet>,
     packet_sender: mpsc::Sender<Packet>,
     statuses: BTreeMap<u32, Vec<RelayStatus>>,
+    traffic: Arc<Traffic>,
+}
+
+/// Bytes of WireGuard's packets that went by relays, without what TURN adds; the thread counts, others look.
+#[derive(Debug, Default)]
+pub(crate) struct Traffic {
+    /// Towards peers.
+    pub(crate) sent: AtomicU64,
+    /// From peers.
+    pub(crate) received: AtomicU64,
 }
 
 /// What the relays tell.
@@ -96,6 +111,7 @@ impl Relays {
             packets,
             packet_sender,
             statuses: BTreeMap::new(),
+            traffic: Arc::default(),
         }
     }
 
@@ -152,7 +168,11 @@ impl Relays {
             return;
         }
         let thread = self.thread.get_or_insert_with(|| {
-            let thread = Thread::start(self.sender.clone(), self.packet_sender.clone());
+            let thread = Thread::start(
+                self.sender.clone(),
+                self.packet_sender.clone(),
+                Arc::clone(&self.traffic),
+            );
             thread.set_servers(self.servers.clone());
             thread
         });
@@ -185,6 +205,11 @@ impl Relays {
             }));
         }
         best
+    }
+
+    /// What was carried since the start.
+    pub(crate) fn traffic(&self) -> &Traffic {
+        &self.traffic
     }
 
     /// Waits for what happens next; cancel-safe.

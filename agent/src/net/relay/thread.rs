@@ -3,6 +3,7 @@
 use std::cell::Cell;
 use std::collections::BTreeMap;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::{mpsc, oneshot};
@@ -15,7 +16,7 @@ use wice_core::server::IceServer;
 use super::conduit::Room;
 use super::establish::Ground;
 use super::interface::Interface;
-use super::{News, Order};
+use super::{News, Order, Traffic};
 
 /// The thread, as the agent sees it; it ends when this is dropped.
 #[derive(Debug)]
@@ -25,13 +26,17 @@ pub(super) struct Thread {
 }
 
 impl Thread {
-    pub(super) fn start(news: mpsc::UnboundedSender<News>, packets: mpsc::Sender<Packet>) -> Self {
+    pub(super) fn start(
+        news: mpsc::UnboundedSender<News>,
+        packets: mpsc::Sender<Packet>,
+        traffic: Arc<Traffic>,
+    ) -> Self {
         let (orders, received) = mpsc::unbounded_channel();
         let (end, ended) = oneshot::channel();
         let spawned = std::thread::Builder::new()
             .name("relays".into())
             .spawn(move || {
-                run(received, news, packets);
+                run(received, news, packets, traffic);
                 let _ = end.send(());
             });
         if let Err(error) = spawned {
@@ -68,13 +73,14 @@ fn run(
     orders: mpsc::UnboundedReceiver<Order>,
     news: mpsc::UnboundedSender<News>,
     packets: mpsc::Sender<Packet>,
+    traffic: Arc<Traffic>,
 ) {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build();
     match runtime {
         Ok(runtime) => {
-            LocalSet::new().block_on(&runtime, serve(orders, news, packets));
+            LocalSet::new().block_on(&runtime, serve(orders, news, packets, traffic));
             // A name that is being looked up cannot be cancelled.
             runtime.shutdown_background();
         }
@@ -87,8 +93,9 @@ async fn serve(
     mut orders: mpsc::UnboundedReceiver<Order>,
     news: mpsc::UnboundedSender<News>,
     packets: mpsc::Sender<Packet>,
+    traffic: Arc<Traffic>,
 ) {
-    let room = Rc::new(Room::default());
+    let room = Rc::new(Room::new(traffic));
     let mut servers = Vec::new();
     let mut interfaces: BTreeMap<u32, mpsc::UnboundedSender<Order>> = BTreeMap::new();
     let mut tasks = JoinSet::new();

@@ -100,7 +100,7 @@ impl Rendezvous {
         let any = SocketAddr::from(([127, 0, 0, 1], 0));
         let server = Server::bind(Options {
             listen: vec![address.unwrap_or(any)],
-            token: token.map(|text| wice_signal::Token::new(text).unwrap()),
+            tokens: token.map(|text| wice_signal::Token::new(text).unwrap().into()),
             store: store(),
             ..Options::default()
         });

@@ -9,11 +9,13 @@ mod moments;
 mod offer;
 mod relay;
 mod relayed_crowd;
+mod rendezvous;
 mod size;
 mod swarm;
 mod throughput;
 mod usage;
 
+use std::net::SocketAddr;
 use std::process::{self, ExitCode};
 use std::thread;
 use std::time::Duration;
@@ -44,6 +46,9 @@ struct Arguments {
     /// Gives the crowded host no D-Bus.
     #[arg(long)]
     no_bus: bool,
+    /// Serves a bare WebSocket echo instead: what the rendezvous server is compared with.
+    #[arg(long, hide = true, value_name = "ADDR:PORT")]
+    echo: Option<SocketAddr>,
     /// What to measure; without a word, everything.
     parts: Vec<Part>,
 }
@@ -63,6 +68,8 @@ enum Part {
     RelayedCrowd,
     /// The cost of signing, sealing, opening and verifying.
     Offer,
+    /// What the rendezvous server holds, and how fast it is.
+    Rendezvous,
     /// Programs and packages on disk, and memory at rest.
     Size,
 }
@@ -77,7 +84,11 @@ fn main() -> ExitCode {
         eprintln!("wice-bench: not finished after {LONGEST:?}; gives up");
         process::exit(1);
     });
-    match bench(&arguments) {
+    let outcome = match arguments.echo {
+        Some(address) => rendezvous::serve_echo(address),
+        None => bench(&arguments),
+    };
+    match outcome {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("\nthe last lines of every log:\n{}", tails(15));
@@ -107,6 +118,9 @@ fn bench(arguments: &Arguments) -> Result<()> {
     }
     if wanted(Part::Offer) {
         offer::measure();
+    }
+    if wanted(Part::Rendezvous) {
+        outcome = outcome.and(rendezvous::measure());
     }
     if wanted(Part::Size) {
         outcome = outcome.and(size::measure(engine));

@@ -58,6 +58,7 @@ fn start(scene: &Scene, backends: &[&str]) -> Result<(Cluster, Agent, Agent)> {
         relays: Vec::new(),
         policy: None,
         authority: None,
+        metrics: None,
     };
     let agent = |host| {
         cluster.admit(host)?;

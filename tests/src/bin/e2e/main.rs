@@ -1,6 +1,8 @@
 //! `wice-e2e`: the end-to-end suites. Each case is a process of its own with a lab of its own and a deadline, so that no
 //! case can spoil or outlast another.
 
+mod dbus;
+mod explain;
 mod fleet;
 mod handover;
 mod input;
@@ -10,6 +12,8 @@ mod lab;
 mod lab_relay;
 mod life;
 mod mailbox;
+mod metrics;
+mod netcheck;
 mod path;
 mod relay;
 mod relay_trouble;
@@ -74,6 +78,7 @@ fn main() -> ExitCode {
         lab_relay::cases(),
         path::cases(),
         life::cases(),
+        metrics::cases(),
         interfaces::cases(),
         input::cases(),
         trouble::cases(),
@@ -84,6 +89,9 @@ fn main() -> ExitCode {
         secrets::cases(),
         kubernetes::cases(),
         tcp::cases(),
+        netcheck::cases(),
+        dbus::cases(),
+        explain::cases(),
     ]
     .into_iter()
     .flatten()
