@@ -27,8 +27,7 @@ pub(crate) const DEFAULT_IPV4: SocketAddr =
 /// for their public addresses. With --turn it also relays for those that have no direct path.
 ///
 /// It keeps the newest message of each mailbox for a time and cannot read any: in memory or, with --store, in NATS, for
-/// any number of servers together. HTTP REST and WebSocket are
-/// served on the same addresses; GET /v1/openapi.json describes them.
+/// any number of servers together. HTTP REST and WebSocket are served on the same addresses; GET /v1/openapi.json describes them.
 #[derive(Debug, Parser)]
 #[command(
     version = env!("WICE_VERSION"),
@@ -37,8 +36,8 @@ pub(crate) const DEFAULT_IPV4: SocketAddr =
         Exit status: 0 stopped by a signal, 1 failed, 2 wrong usage."
 )]
 pub(crate) struct Cli {
-    /// Serve HTTP and WebSocket here [default: the sockets that systemd hands over, else [::]:8080, which takes IPv4 too]. May be repeated; port 0 takes a
-    /// free one, and the log says which.
+    /// Serve HTTP and WebSocket here [default: the sockets that systemd hands over, else [::]:8080, which takes IPv4
+    /// too]. May be repeated; port 0 takes a free one, and the log says which.
     #[arg(long, value_name = "ADDR:PORT")]
     pub(crate) listen: Vec<SocketAddr>,
 
@@ -118,9 +117,9 @@ struct LimitFlags {
         value_parser = clap::value_parser!(u32).range(1..))]
     requests_per_minute_per_token: u32,
 
-    /// Requests and WebSockets under way with one token.
-    #[arg(long, value_name = "COUNT", default_value_t = Limits::default().connections_per_token)]
-    connections_per_token: usize,
+    /// Requests and WebSockets under way with one token [default: as many as --connections].
+    #[arg(long, value_name = "COUNT")]
+    connections_per_token: Option<usize>,
 
     /// Mailboxes that clients wait for at the same time, in all.
     #[arg(long, value_name = "COUNT", default_value_t = Limits::default().subscriptions)]
@@ -181,7 +180,8 @@ impl Cli {
                 mailboxes_per_address: self.limits.mailboxes_per_address,
                 requests_per_minute: self.limits.requests_per_minute,
                 requests_per_minute_per_token: self.limits.requests_per_minute_per_token,
-                connections_per_token: self.limits.connections_per_token,
+                connections_per_token: (self.limits.connections_per_token)
+                    .unwrap_or(self.limits.connections),
                 subscriptions: self.limits.subscriptions,
                 subscriptions_per_address: self.limits.subscriptions_per_address,
                 connections: self.limits.connections,

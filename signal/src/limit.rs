@@ -1,4 +1,4 @@
-//! Bounds per source address, in bounded memory.
+//! Bounds per source address, or per whatever else clients are told apart by, in bounded memory.
 
 use std::collections::HashMap;
 use std::fmt;
@@ -173,7 +173,7 @@ impl<K: Copy + Eq + Hash> Shares<K> {
     }
 }
 
-/// Open connections. A [`Slot`] is one, and gives itself back.
+/// Open connections, or requests under way. A [`Slot`] is one, and gives itself back.
 #[derive(Debug, Clone)]
 pub(crate) struct Slots<K: Copy + Eq + Hash = Source>(Arc<Mutex<Shares<K>>>);
 
@@ -207,18 +207,16 @@ impl<K: Copy + Eq + Hash> Slots<K> {
         Ok(self.slot(source))
     }
 
+    /// How many are taken.
+    pub(crate) fn held(&self) -> usize {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).held()
+    }
+
     fn slot(&self, source: K) -> Slot<K> {
         Slot {
             slots: self.clone(),
             source,
         }
-    }
-}
-
-impl<K: Copy + Eq + Hash> Slots<K> {
-    /// How many are taken.
-    pub(crate) fn held(&self) -> usize {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).held()
     }
 }
 

@@ -34,6 +34,9 @@ struct Counts {
     latency: Family<Labels<1>, Histogram, fn() -> Histogram>,
     refused: Family<Labels<1>, Counter>,
     messages: Family<Labels<1>, Counter>,
+    /// Of `messages`, which are counted one by one: looked up once.
+    written: Counter,
+    got: Counter,
     websockets: Gauge,
     allocations: Gauge,
     relayed: Family<Labels<1>, Counter>,
@@ -76,11 +79,14 @@ const LIMITS: [&str; 8] = [
 impl Metrics {
     /// Has counted nothing yet.
     pub(crate) fn new() -> Self {
+        let messages = Family::<Labels<1>, Counter>::default();
         let metrics = Self(Arc::new(Counts {
+            written: messages.get_or_create_owned(&Direction::In.label()),
+            got: messages.get_or_create_owned(&Direction::Out.label()),
             requests: Family::default(),
             latency: Family::new_with_constructor(|| Histogram::new(BUCKETS)),
             refused: Family::default(),
-            messages: Family::default(),
+            messages,
             websockets: Gauge::default(),
             allocations: Gauge::default(),
             relayed: Family::default(),
@@ -89,7 +95,6 @@ impl Metrics {
             drop(metrics.0.refused.get_or_create(&[("limit", limit.into())]));
         }
         for direction in [Direction::In, Direction::Out] {
-            metrics.messages(direction, 0);
             drop(metrics.relaying(direction));
         }
         metrics
@@ -107,8 +112,11 @@ impl Metrics {
 
     /// Counts messages that a client wrote, or got.
     pub(crate) fn messages(&self, direction: Direction, count: usize) {
-        let labels = [("direction", direction.word().into())];
-        self.0.messages.get_or_create(&labels).inc_by(count as u64);
+        let counter = match direction {
+            Direction::In => &self.0.written,
+            Direction::Out => &self.0.got,
+        };
+        counter.inc_by(count as u64);
     }
 
     /// Counts a WebSocket until the answer is dropped.
@@ -124,8 +132,7 @@ impl Metrics {
 
     /// What counts the bytes that the TURN server relays: looked up once, not for each packet.
     pub(crate) fn relaying(&self, direction: Direction) -> Counter {
-        let labels = [("direction", direction.word().into())];
-        self.0.relayed.get_or_create_owned(&labels)
+        self.0.relayed.get_or_create_owned(&direction.label())
     }
 
     /// The text for Prometheus.
@@ -195,11 +202,12 @@ impl Metrics {
 }
 
 impl Direction {
-    const fn word(self) -> &'static str {
-        match self {
+    fn label(self) -> Labels<1> {
+        let word = match self {
             Self::In => "in",
             Self::Out => "out",
-        }
+        };
+        [("direction", word.to_owned())]
     }
 }
 

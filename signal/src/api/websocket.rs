@@ -23,7 +23,7 @@ use crate::connection::Client;
 use crate::mailbox::{InvalidMailbox, Mailbox, Message};
 use crate::metrics::Direction;
 use crate::problem::Problem;
-use crate::store::Watch;
+use crate::store::{Refused, Watch, Written};
 use crate::turn::User;
 
 const SUBPROTOCOL: &str = "wice.1";
@@ -278,10 +278,7 @@ impl Session {
                     .store
                     .put(mailbox, message, self.client.source, now);
                 // The next frame waits: an answered ping tells the client that all before it is kept.
-                let kept = match written {
-                    Ok(written) => written.kept().await,
-                    Err(refused) => Err(refused),
-                };
+                let kept = kept(written).await;
                 self.app
                     .metrics
                     .messages(Direction::In, usize::from(kept.is_ok()));
@@ -289,10 +286,7 @@ impl Session {
             }
             Request::Withdraw { mailbox } => {
                 let mailbox = name(&mailbox).map_err(about_none)?;
-                let kept = match self.app.store.withdraw(mailbox) {
-                    Ok(written) => written.kept().await,
-                    Err(refused) => Err(refused),
-                };
+                let kept = kept(self.app.store.withdraw(mailbox)).await;
                 kept.map_err(|error| (error.into(), Some(mailbox)))
             }
         }
@@ -347,6 +341,10 @@ impl Session {
             Ok(Err(_)) | Err(_) => Err(Closed),
         }
     }
+}
+
+async fn kept(written: Result<Written, Refused>) -> Result<(), Refused> {
+    written?.kept().await
 }
 
 fn name(text: &str) -> Result<Mailbox, Problem> {
