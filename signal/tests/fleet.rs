@@ -12,7 +12,7 @@ use std::time::Duration;
 use common::forwarder::Forwarder;
 use common::nats::{Node, options, options_at};
 use common::program::Program;
-use common::{Folder, ONE, PATIENCE, Running, TWO, certify, header, soon};
+use common::{Folder, ONE, PATIENCE, Running, TWO, certify, header, soon, upgrade};
 use futures_util::{SinkExt, StreamExt};
 use serde_json::{Value, json};
 use tokio::net::TcpStream;
@@ -20,7 +20,6 @@ use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 use tokio::time::{sleep, timeout};
 use tokio_tungstenite::tungstenite::Message;
-use tokio_tungstenite::tungstenite::client::IntoClientRequest;
 use tokio_tungstenite::{MaybeTlsStream, WebSocketStream, connect_async};
 use wice_signal::{NatsAuth, NatsOptions, NatsUser, Options};
 
@@ -491,14 +490,7 @@ async fn refuses(server: &Running) {
 }
 
 async fn subscribe(http: std::net::SocketAddr, names: &[&str]) -> Socket {
-    let mut request = format!("ws://{http}/v1/websocket")
-        .into_client_request()
-        .unwrap();
-    let subprotocol = "wice.1".parse().unwrap();
-    request
-        .headers_mut()
-        .insert("sec-websocket-protocol", subprotocol);
-    let (mut socket, _) = soon(connect_async(request)).await.unwrap();
+    let (mut socket, _) = soon(connect_async(upgrade(http))).await.unwrap();
     say(&mut socket, json!({"op": "subscribe", "mailboxes": names})).await;
     // An answered ping says that the subscription is there.
     socket.send(Message::Ping(Vec::new().into())).await.unwrap();

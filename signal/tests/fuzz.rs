@@ -6,7 +6,6 @@
 mod common;
 
 use std::env;
-use std::fs;
 use std::net::SocketAddr;
 use std::time::Duration;
 
@@ -188,15 +187,6 @@ async fn session(server: SocketAddr, dice: &mut Dice) {
     let _ = timeout(Duration::from_secs(10), async { tokio::join!(sent, heard) }).await;
 }
 
-fn resident(id: u32) -> u64 {
-    let status = fs::read_to_string(format!("/proc/{id}/status")).unwrap();
-    let line = status
-        .lines()
-        .find_map(|line| line.strip_prefix("VmRSS:"))
-        .unwrap();
-    line.trim().trim_end_matches(" kB").parse::<u64>().unwrap() * 1_024
-}
-
 #[tokio::test]
 async fn frames_of_any_kind_neither_end_the_server_nor_fill_it() {
     let setting = |name: &str| {
@@ -217,12 +207,7 @@ async fn frames_of_any_kind_neither_end_the_server_nor_fill_it() {
         "5000",
     ];
     let mut program = Program::start(&limits).await;
-    let server: SocketAddr = program
-        .url
-        .strip_prefix("http://")
-        .unwrap()
-        .parse()
-        .unwrap();
+    let server = program.address();
     let mut dice = Dice(seed);
     let end = Instant::now() + Duration::from_secs(setting("WICE_FUZZ_SECONDS").unwrap_or(SECONDS));
     let (mut sessions, mut settled) = (0, None);
@@ -240,7 +225,7 @@ async fn frames_of_any_kind_neither_end_the_server_nor_fill_it() {
             soon(put.send()).await.unwrap().status(),
             StatusCode::NO_CONTENT
         );
-        let now = resident(program.id());
+        let now = program.resident();
         let grown = now.saturating_sub(*settled.get_or_insert(now));
         assert!(
             grown < MEGABYTES << 20,

@@ -8,7 +8,7 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use common::program::Program;
-use common::{ONE, PATIENCE, TWO, client, soon};
+use common::{ONE, PATIENCE, TWO, client, soon, upgrade};
 use futures_util::{SinkExt, StreamExt};
 use reqwest::StatusCode;
 use serde_json::json;
@@ -17,7 +17,6 @@ use tokio::net::{TcpSocket, TcpStream};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, timeout};
 use tokio_tungstenite::tungstenite::Message;
-use tokio_tungstenite::tungstenite::client::IntoClientRequest;
 use tokio_tungstenite::{MaybeTlsStream, WebSocketStream};
 
 /// What a hostile client may cost at most: far less than it sends, far more than the noise of an allocator.
@@ -37,8 +36,7 @@ type Socket = WebSocketStream<MaybeTlsStream<TcpStream>>;
 impl Victim {
     async fn start(arguments: &[&str]) -> Self {
         let program = Program::start(arguments).await;
-        let address = program.url.strip_prefix("http://").unwrap();
-        let address = address.parse().unwrap();
+        let address = program.address();
         let mut honest = open(address, address.ip()).await;
         say(&mut honest, json!({"op": "subscribe", "mailboxes": [ONE]})).await;
         let mut victim = Self {
@@ -49,7 +47,7 @@ impl Victim {
             told: 0,
         };
         victim.serves().await;
-        victim.before = victim.resident();
+        victim.before = victim.program.resident();
         victim
     }
 
@@ -70,17 +68,9 @@ impl Victim {
         }
     }
 
-    /// What the program has in memory, in bytes.
-    fn resident(&self) -> u64 {
-        let status = fs::read_to_string(format!("/proc/{}/status", self.program.id())).unwrap();
-        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
-        let kilobytes = line.unwrap().trim().trim_end_matches(" kB");
-        kilobytes.parse::<u64>().unwrap() * 1024
-    }
-
     async fn is_unharmed(&mut self) {
         self.serves().await;
-        let grown = self.resident().saturating_sub(self.before);
+        let grown = self.program.resident().saturating_sub(self.before);
         assert!(grown < MEGABYTES << 20, "{grown} bytes more than before");
         assert!(self.program.is_running());
     }
@@ -99,15 +89,13 @@ async fn open(address: SocketAddr, from: std::net::IpAddr) -> Socket {
     let socket = TcpSocket::new_v4().unwrap();
     socket.bind((from, 0).into()).unwrap();
     let stream = soon(socket.connect(address)).await.unwrap();
-    let url = format!("ws://{address}/v1/websocket");
-    let mut request = url.into_client_request().unwrap();
-    let protocol = "wice.1".parse().unwrap();
-    request
-        .headers_mut()
-        .insert("sec-websocket-protocol", protocol);
+    over(stream, address).await
+}
+
+async fn over(stream: TcpStream, address: SocketAddr) -> Socket {
     let stream = MaybeTlsStream::Plain(stream);
-    let opened = soon(tokio_tungstenite::client_async(request, stream)).await;
-    opened.unwrap().0
+    let opened = tokio_tungstenite::client_async(upgrade(address), stream);
+    soon(opened).await.unwrap().0
 }
 
 async fn say(socket: &mut Socket, operation: serde_json::Value) {
@@ -229,17 +217,10 @@ async fn a_client_that_never_reads_costs_no_more_than_its_subscriptions_and_is_d
     deaf.set_recv_buffer_size(4_096).unwrap();
     deaf.bind((HOSTILE, 0).into()).unwrap();
     let stream = soon(deaf.connect(victim.address)).await.unwrap();
-    let url = format!("ws://{}/v1/websocket", victim.address);
-    let mut request = url.into_client_request().unwrap();
-    let protocol = "wice.1".parse().unwrap();
-    request
-        .headers_mut()
-        .insert("sec-websocket-protocol", protocol);
-    let opened = tokio_tungstenite::client_async(request, MaybeTlsStream::Plain(stream));
-    let (mut deaf, _) = soon(opened).await.unwrap();
+    let mut deaf = over(stream, victim.address).await;
     let names: Vec<String> = (0..64).map(|name| format!("{name:040x}")).collect();
     say(&mut deaf, json!({"op": "subscribe", "mailboxes": names})).await;
-    // Half a gigabyte of messages to it, which only their newest are kept of.
+    // A hundred megabytes of messages to it, of which only the newest are kept.
     let mut writer = open(victim.address, [127, 6, 6, 7].into()).await;
     let filler = "x".repeat(16_000);
     for round in 0..100 {

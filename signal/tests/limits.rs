@@ -6,14 +6,13 @@ mod common;
 use std::fs;
 use std::time::Duration;
 
-use common::{Folder, ONE, Running, TWO, header, soon};
+use common::{Folder, ONE, Running, TWO, header, soon, upgrade};
 use reqwest::StatusCode;
 use serde_json::json;
 use tokio::io::AsyncReadExt;
 use tokio::net::TcpStream;
 use tokio::time::sleep;
 use tokio_tungstenite::connect_async;
-use tokio_tungstenite::tungstenite::client::IntoClientRequest;
 use wice_signal::{Limits, Options, Tokens};
 
 async fn start(limits: Limits) -> Running {
@@ -161,14 +160,9 @@ async fn each_token_has_as_much_under_way_as_it_may() {
     )
     .await;
     // The WebSocket is there once it is answered for, and as long as its client holds it.
-    let url = format!("ws://{}/v1/websocket", server.http);
-    let mut request = url.into_client_request().unwrap();
-    for (name, value) in [
-        ("sec-websocket-protocol", "wice.1"),
-        ("authorization", "Bearer first"),
-    ] {
-        request.headers_mut().insert(name, value.parse().unwrap());
-    }
+    let mut request = upgrade(server.http);
+    let shown = "Bearer first".parse().unwrap();
+    request.headers_mut().insert("authorization", shown);
     let (held, _) = soon(connect_async(request)).await.unwrap();
     refused(&put_with(&server, "first").await);
     let other = put_with(&server, "second").await;

@@ -9,14 +9,13 @@ use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
-use common::{Folder, ONE, Running, TWO, free_port, soon};
+use common::{Folder, ONE, Running, TWO, free_port, soon, upgrade};
 use futures_util::{SinkExt, StreamExt};
 use reqwest::StatusCode;
 use serde_json::json;
 use tokio::net::{TcpSocket, TcpStream};
 use tokio::time::sleep;
 use tokio_tungstenite::tungstenite::Message;
-use tokio_tungstenite::tungstenite::client::IntoClientRequest;
 use wice_signal::{Limits, Options};
 
 const PAGE: &str = include_str!("../../docs/signal.md");
@@ -158,15 +157,8 @@ async fn a_websocket_and_a_long_poll_pass(proxy: &Proxy) {
         .bind((Ipv4Addr::new(127, 4, 4, 3), 0).into())
         .unwrap();
     let stream = soon(socket.connect(proxy.address)).await.unwrap();
-    let mut request = format!("ws://{}/v1/websocket", proxy.address)
-        .into_client_request()
-        .unwrap();
-    request
-        .headers_mut()
-        .insert("sec-websocket-protocol", "wice.1".parse().unwrap());
-    let (mut reader, _) = soon(tokio_tungstenite::client_async(request, stream))
-        .await
-        .unwrap();
+    let opened = tokio_tungstenite::client_async(upgrade(proxy.address), stream);
+    let (mut reader, _) = soon(opened).await.unwrap();
     let subscribe = json!({"op": "subscribe", "mailboxes": [ONE]}).to_string();
     soon(reader.send(Message::text(subscribe))).await.unwrap();
     loop {

@@ -3,7 +3,7 @@
 
 mod common;
 
-use common::{ONE, Running, soon};
+use common::{ONE, Running, free_port, soon, upgrade};
 use futures_util::StreamExt;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
@@ -15,7 +15,6 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio_tungstenite::connect_async;
 use tokio_tungstenite::tungstenite::Message;
-use tokio_tungstenite::tungstenite::client::IntoClientRequest;
 use wice_signal::Options;
 
 /// What an operator is willing to wait.
@@ -29,13 +28,7 @@ async fn long_polls_are_answered_and_websockets_closed() {
         .post(server.url("/v1/poll"))
         .json(&json!({"wait": 60, "mailboxes": {ONE: null}}));
     let poll = tokio::spawn(poll.send());
-    let url = format!("ws://{}/v1/websocket", server.http);
-    let mut request = url.into_client_request().unwrap();
-    let subprotocol = "wice.1".parse().unwrap();
-    request
-        .headers_mut()
-        .insert("sec-websocket-protocol", subprotocol);
-    let (mut socket, _) = connect_async(request).await.unwrap();
+    let (mut socket, _) = connect_async(upgrade(server.http)).await.unwrap();
     // A client that never says anything must not hold the server up.
     let _silent = TcpStream::connect(server.http).await.unwrap();
     // Answered on a third connection: the server has met the ones before.
@@ -58,16 +51,9 @@ async fn long_polls_are_answered_and_websockets_closed() {
 #[tokio::test]
 async fn a_second_signal_ends_the_program_at_once() {
     let mut program = common::program::Program::start(&["--drain", "3600"]).await;
-    let url = format!("{}/v1/websocket", program.url.replace("http", "ws"));
-    let mut request = url.into_client_request().unwrap();
-    let subprotocol = "wice.1".parse().unwrap();
-    request
-        .headers_mut()
-        .insert("sec-websocket-protocol", subprotocol);
-    let (mut socket, _) = connect_async(request).await.unwrap();
+    let (mut socket, _) = connect_async(upgrade(program.address())).await.unwrap();
     // A request that never gets to its end keeps the program waiting.
-    let address = program.url.strip_prefix("http://").unwrap().to_owned();
-    let mut slow = TcpStream::connect(address).await.unwrap();
+    let mut slow = TcpStream::connect(program.address()).await.unwrap();
     let head = format!(
         "PUT /v1/mailboxes/{ONE} HTTP/1.1\r\nhost: x\r\ncontent-type: application/jose\r\n"
     );
@@ -87,9 +73,7 @@ async fn a_second_signal_ends_the_program_at_once() {
 
 #[tokio::test]
 async fn a_socket_that_systemd_hands_over_is_served() {
-    let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-    let address = port.local_addr().unwrap().to_string();
-    drop(port);
+    let address = format!("127.0.0.1:{}", free_port());
     let activate = |arguments: &[&str]| {
         let mut command = Command::new("systemd-socket-activate");
         command.arg(format!("--listen={address}")).args(arguments);

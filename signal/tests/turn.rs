@@ -505,7 +505,6 @@ async fn the_client_of_coturn_loses_nothing_over_udp_and_tcp() {
 #[tokio::test]
 async fn credentials_are_told_to_who_may_have_them_and_renewed_in_time() {
     use futures_util::StreamExt;
-    use tokio_tungstenite::tungstenite::client::IntoClientRequest;
 
     let turn = TurnOptions {
         ttl: Duration::from_secs(3),
@@ -521,11 +520,9 @@ async fn credentials_are_told_to_who_may_have_them_and_renewed_in_time() {
     assert_eq!(refused.status().as_u16(), 401);
     assert!(!refused.text().await.unwrap().contains("credential"));
 
-    let url = format!("ws://{}/v1/websocket", server.http);
-    let mut request = url.into_client_request().unwrap();
-    let headers = request.headers_mut();
-    headers.insert("sec-websocket-protocol", "wice.1".parse().unwrap());
-    headers.insert("authorization", "Bearer correct-horse".parse().unwrap());
+    let mut request = common::upgrade(server.http);
+    let shown = "Bearer correct-horse".parse().unwrap();
+    request.headers_mut().insert("authorization", shown);
     let (mut socket, _) = soon(tokio_tungstenite::connect_async(request))
         .await
         .unwrap();

@@ -19,6 +19,9 @@ use std::time::Duration;
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 use tokio::time::{sleep, timeout};
+use tokio_tungstenite::tungstenite::client::IntoClientRequest;
+use tokio_tungstenite::tungstenite::handshake::client::Request;
+use tokio_tungstenite::tungstenite::http::HeaderValue;
 use wice_signal::{Options, Server, ServerError, TlsFiles};
 
 /// Long enough for any machine; nothing here waits for it but a failure.
@@ -179,6 +182,17 @@ pub fn client() -> reqwest::Client {
 /// Waits for what must come, within a generous time.
 pub async fn soon<T>(work: impl Future<Output = T>) -> T {
     timeout(PATIENCE, work).await.expect("it comes in time")
+}
+
+/// The request that opens a WebSocket, as an agent makes it.
+pub fn upgrade(server: SocketAddr) -> Request {
+    let url = format!("ws://{server}/v1/websocket");
+    let mut request = url.into_client_request().expect("a URL");
+    let protocol = HeaderValue::from_static("wice.1");
+    request
+        .headers_mut()
+        .insert("sec-websocket-protocol", protocol);
+    request
 }
 
 /// The value of a header, or nothing.

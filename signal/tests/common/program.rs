@@ -1,6 +1,8 @@
 //! The program itself, as an operator starts it.
 
+use std::fs;
 use std::io::{BufRead, BufReader};
+use std::net::SocketAddr;
 use std::process::{Child, Command, Stdio};
 use std::thread;
 
@@ -28,6 +30,20 @@ impl Program {
         // Read on, so that the program never waits for a reader.
         thread::spawn(move || lines.for_each(drop));
         Self { url, child }
+    }
+
+    /// Where it listens.
+    pub fn address(&self) -> SocketAddr {
+        let (_, address) = self.url.split_once("://").expect("a URL");
+        address.parse().expect("an address")
+    }
+
+    /// What it has in memory, in bytes.
+    pub fn resident(&self) -> u64 {
+        let status = fs::read_to_string(format!("/proc/{}/status", self.id())).expect("it runs");
+        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
+        let kilobytes = line.expect("Linux says").trim().trim_end_matches(" kB");
+        kilobytes.parse::<u64>().expect("a number") * 1_024
     }
 
     /// Its process.
