@@ -47,6 +47,8 @@ const DUMP_PER_PEER: Duration = Duration::from_millis(1);
 /// Between dumps of an interface that is in use and on which nothing is about to change: so often that data is noticed, and its path
 /// watched closely, soon after it begins to flow.
 const DUMP_SETTLED: Duration = Duration::from_secs(1);
+/// More per peer of such an interface, so that a crowd's dumps cost what they did without this.
+const DUMP_SETTLED_PER_PEER: Duration = Duration::from_millis(5);
 /// Between dumps at most, however many peers there are, and while no dump arrives.
 pub(super) const DUMP_SLOW: Duration = Duration::from_secs(3);
 
@@ -150,7 +152,7 @@ impl Interface {
         if self.peers.values().all(Peer::is_resting) {
             return DUMP_SLOW;
         }
-        self.dump_after(DUMP_SETTLED, 5 * DUMP_PER_PEER)
+        self.dump_after(DUMP_SETTLED, DUMP_SETTLED_PER_PEER)
     }
 
     fn dump_after(&self, pause: Duration, per_peer: Duration) -> Duration {

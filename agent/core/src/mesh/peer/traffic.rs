@@ -11,7 +11,9 @@ use crate::device;
 pub(super) struct Traffic {
     /// When a period began, and the bytes of both directions until then.
     period: Option<(Instant, u64)>,
-    /// When data was last seen; a peer that was never looked at before counts as if it had just moved some.
+    /// When it was looked at for the first time.
+    first: Option<Instant>,
+    /// When data was last seen.
     data: Option<Instant>,
     busy: bool,
     resting: bool,
@@ -23,7 +25,7 @@ const PERIOD: Duration = Duration::from_millis(2_500);
 const DATA: u64 = 512;
 /// After the last data, a peer stays busy for this long.
 const BUSY: Duration = Duration::from_secs(10);
-/// After this long without data, nobody is expected to use the peer in the next seconds.
+/// After this long without data, or without any since it appeared, nobody is expected to use the peer in the next seconds.
 const REST: Duration = Duration::from_secs(60);
 
 impl Traffic {
@@ -32,14 +34,15 @@ impl Traffic {
         let bytes = kernel.rx_bytes.saturating_add(kernel.tx_bytes);
         let (since, before) = *self.period.get_or_insert((now, bytes));
         let moved = bytes > before.saturating_add(DATA);
-        self.busy = moved || (self.busy && self.data.is_some_and(|data| now < data + BUSY));
         if moved {
             self.data = Some(now);
         }
         if moved || now >= since + PERIOD {
             self.period = Some((now, bytes));
         }
-        self.resting = now >= *self.data.get_or_insert(now) + REST;
+        self.busy = self.data.is_some_and(|data| now < data + BUSY);
+        let first = *self.first.get_or_insert(now);
+        self.resting = now >= self.data.unwrap_or(first) + REST;
     }
 
     /// Tells whether data was moved lately.
