@@ -43,7 +43,7 @@ const RATE: Duration = Duration::from_millis(20);
 /// What the transfer takes: much less than any of the paths carries, so that what is lost is the hand-over's fault.
 const BITS_PER_SECOND: u64 = 20_000_000;
 /// Segments within a tenth of a second; a path that is lost for as long would have TCP send 200 again.
-const BURST: u64 = 50;
+const BURST: u64 = 20;
 /// TCP's slow start, which may overrun a buffer of the relayed path: what it loses is not the hand-over's, which comes later.
 const SLOW_START: Duration = Duration::from_secs(1);
 /// A direct path is tried again 30 s after the last time.
